@@ -1,0 +1,1 @@
+"""Attributes: statistics of latents, vectors, and how well they read."""

@@ -1,0 +1,88 @@
+"""Latents of stored pixels, and their Parquet table.
+
+Legend: n images, B images in a batch, D stored image size, Z latent size, A attributes.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float32, UInt8
+
+from facevae import storage
+from facevae.attributes.vectors import LatentBatch
+from facevae.config import Split
+from facevae.data.shards import Manifest
+from facevae.models import VAE
+from facevae.pixels import model_input
+
+
+class Posteriors(NamedTuple):
+    """Mean and variance of each image's posterior."""
+
+    mean: Float32[np.ndarray, "n Z"]
+    variance: Float32[np.ndarray, "n Z"]
+
+
+@torch.inference_mode()
+def encode_pixels(
+    vae: VAE,
+    stored: UInt8[np.ndarray, "n D D 3"],
+    batch_size: int,
+    precision: str = "fp32",
+) -> Posteriors:
+    """The posteriors of stored pixels, on the device of the VAE, which must be in eval mode.
+
+    The last batch is filled up: kernels choose their order of summation by the batch's shape, and
+    with one shape only an image has the same latent, bit for bit, in whatever batch it comes.
+    """
+    assert not vae.training, "batch norm must use its running statistics"
+    device = next(vae.parameters()).device
+    means, variances = [], []
+    for start in range(0, len(stored), batch_size):
+        batch = stored[start : start + batch_size]
+        filled = np.zeros((batch_size, *stored.shape[1:]), np.uint8)
+        filled[: len(batch)] = batch
+        images = torch.from_numpy(filled).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            posterior = vae.encode(model_input(images, vae.image_size, vae.resize_method))
+        means.append(posterior.mean[: len(batch)].float().cpu().numpy())
+        variances.append(posterior.log_variance[: len(batch)].float().exp().cpu().numpy())
+    return Posteriors(np.concatenate(means), np.concatenate(variances))
+
+
+def latents_uri(folder: str, shard: str) -> str:
+    """Where the latents of a shard lie."""
+    return storage.join(folder, "latents", f"{shard}.parquet")
+
+
+def write_latents(folder: str, shard: str, batch: LatentBatch) -> None:
+    """Write a shard's rows `image_id`, `split`, `latent` f32 [Z] and `attributes` int8 [A]."""
+    latents = batch.latents.astype(np.float32)
+    columns = {
+        "image_id": pa.array(batch.image_id, pa.string()),
+        "split": pa.array(batch.split, pa.string()),
+        "latent": pa.FixedSizeListArray.from_arrays(latents.reshape(-1), latents.shape[1]),
+        "attributes": pa.FixedSizeListArray.from_arrays(
+            pa.array(batch.attributes.reshape(-1)), batch.attributes.shape[1]
+        ),
+    }
+    with storage.atomic_file(latents_uri(folder, shard)) as path:
+        pq.write_table(pa.table(columns), path, compression="none")
+
+
+def read_latents(folder: str, manifest: Manifest, *splits: Split) -> Iterator[LatentBatch]:
+    """The rows of some splits (none: all), a shard at a time, in shard order."""
+    for shard in manifest.of_split(*(splits or ("train", "val", "test"))):
+        with storage.local_copy(latents_uri(folder, shard.name)) as path:
+            table = pq.read_table(path)
+        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        yield LatentBatch(
+            columns["image_id"].to_pylist(),
+            columns["split"].to_pylist(),
+            columns["latent"].flatten().to_numpy().reshape(len(table), -1),
+            columns["attributes"].flatten().to_numpy().reshape(len(table), -1),
+        )

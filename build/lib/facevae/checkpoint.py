@@ -1,0 +1,170 @@
+"""Checkpoints: a model folder that anyone may load, and the training state beside it.
+
+A model folder holds `model.safetensors` and `model.json`; a training checkpoint is one with
+`training.safetensors` (the weights in training, where the model has their average),
+`optimizer.pt` and `training.json` added. Nothing in them is unpickled without `weights_only`.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from facevae import pixels, storage
+from facevae.config import ModelConfig
+from facevae.errors import UserError
+from facevae.models import VAE, build_vae
+
+WEIGHTS, CARD = "model.safetensors", "model.json"
+TRAINING_WEIGHTS, OPTIMIZER, TRAINING = "training.safetensors", "optimizer.pt", "training.json"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is and where it came from."""
+
+    model: ModelConfig
+    step: int
+    shards_digest: str
+    run_id: str
+    digest: str = ""
+    """SHA-256 of the weights file; other artifacts name the model by it."""
+
+
+class LoadedModel(NamedTuple):
+    """A trained VAE in eval mode, and its card."""
+
+    vae: VAE
+    card: ModelCard
+
+
+def save_model(folder: Path, weights: dict[str, torch.Tensor], card: ModelCard) -> ModelCard:
+    """Write a model folder.
+
+    Returns:
+        The card, with the digest of the weights.
+    """
+    _save_tensors(weights, folder / WEIGHTS)
+    card = replace(card, digest=storage.file_digest(folder / WEIGHTS))
+    value = {
+        **asdict(card),
+        "model": card.model.model_dump(mode="json"),
+        "pixel_mean": pixels.PIXEL_MEAN,
+        "pixel_std": pixels.PIXEL_STD,
+    }
+    (folder / CARD).write_text(json.dumps(value, indent=1) + "\n")
+    return card
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of a model folder.
+
+    Raises:
+        UserError: the folder holds no model, or its card is damaged.
+    """
+    if not (folder / CARD).is_file():
+        raise UserError(f"no model in {folder}: expected {CARD} and {WEIGHTS} there")
+    value = storage.read_json(str(folder / CARD))
+    try:
+        mean, std = tuple(value.pop("pixel_mean")), tuple(value.pop("pixel_std"))
+        card = ModelCard(**{**value, "model": ModelConfig(**value["model"])})
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{folder / CARD} is not a model card of this program ({reason})"
+        ) from error
+    if (mean, std) != (pixels.PIXEL_MEAN, pixels.PIXEL_STD):
+        raise UserError(
+            f"{folder / CARD} has another pixel normalisation than this program: {mean}"
+        )
+    return card
+
+
+def load_model(folder: Path) -> LoadedModel:
+    """The model of a folder, verified by its digest.
+
+    Raises:
+        UserError: no model there, damaged weights, or weights of another architecture.
+    """
+    card = read_card(folder)
+    vae = build_vae(card.model)
+    weights = _load_tensors(folder / WEIGHTS)
+    if storage.file_digest(folder / WEIGHTS) != card.digest:
+        raise UserError(f"{folder / WEIGHTS} is damaged: its digest is not that of its card")
+    _load_weights(vae, weights, folder / WEIGHTS)
+    return LoadedModel(vae.eval(), card)
+
+
+class TrainingState(NamedTuple):
+    """All that the next step depends on, beside the configuration.
+
+    Image order, latent noise and mirroring are functions of the seed and the step, so the step is
+    the data cursor and the state of every random generator at once.
+    """
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    average: dict[str, torch.Tensor] | None
+    optimizer: dict[str, Any]
+    history: list[dict[str, float]]
+
+
+def save_training(folder: Path, state: TrainingState, card: ModelCard, config: Any) -> None:
+    """Write a training checkpoint: a model folder that training can go on from.
+
+    Args:
+        folder: an empty folder.
+        state: what to go on from; the model is its average if it has one.
+        card: the model's card.
+        config: the resolved configuration, JSON-able.
+    """
+    save_model(folder, state.average or state.weights, card)
+    if state.average is not None:
+        _save_tensors(state.weights, folder / TRAINING_WEIGHTS)
+    torch.save(state.optimizer, folder / OPTIMIZER)
+    value = {"step": state.step, "config": config, "history": state.history}
+    (folder / TRAINING).write_text(json.dumps(value) + "\n")
+
+
+def load_training(folder: Path) -> TrainingState:
+    """The state of a training checkpoint.
+
+    Raises:
+        UserError: the folder is no training checkpoint, or damaged.
+    """
+    if not (folder / TRAINING).is_file():
+        raise UserError(f"{folder} is no training checkpoint: it has no {TRAINING}")
+    value = storage.read_json(str(folder / TRAINING))
+    weights, average = _load_tensors(folder / WEIGHTS), None
+    if (folder / TRAINING_WEIGHTS).is_file():
+        weights, average = _load_tensors(folder / TRAINING_WEIGHTS), weights
+    optimizer = torch.load(folder / OPTIMIZER, weights_only=True)
+    return TrainingState(value["step"], weights, average, optimizer, value["history"])
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path.write_bytes(safetensors.torch.save(on_host))
+
+
+def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"no such weights: {path}") from error
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error})") from error
+
+
+def _load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise UserError(f"{path} holds the weights of another model ({first})") from error

@@ -1,0 +1,187 @@
+"""The `facevae` command: one verb per job; `jobs/<verb>.py` are the same verbs for Ray Jobs.
+
+Settings come from `--config FILE.yaml` and from options named as the YAML's keys are. A mistake of
+the user's is one line and exit code 2. A verb ends with one line a figure, `name value`.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from facevae.errors import UserError
+
+Figures = dict[str, float]
+
+
+class Verb(NamedTuple):
+    """A verb: what it is for, the name of its configuration, and what runs it."""
+
+    purpose: str
+    config: str
+    run: Callable[[Any], Figures]
+
+
+def _shards(config: Any) -> Figures:
+    from facevae.verbs.shards import shard_faces
+
+    return shard_faces(config)
+
+
+def _train(config: Any) -> Figures:
+    from facevae.verbs.train import train_model
+
+    return train_model(config)
+
+
+def _attributes(config: Any) -> Figures:
+    from facevae.verbs.attributes import compute_attributes
+
+    return compute_attributes(config)
+
+
+def _edit(config: Any) -> Figures:
+    from facevae.verbs.edit import edit_faces
+
+    return edit_faces(config)
+
+
+def _quickstart(config: Any) -> Figures:
+    from facevae.verbs.quickstart import quickstart
+
+    return quickstart(config)
+
+
+# Each verb imports its package when it runs, so that `facevae --help` answers at once.
+VERBS = {
+    "shards": Verb("images and labels to Parquet shards", "ShardsConfig", _shards),
+    "train": Verb("shards to a trained VAE", "TrainConfig", _train),
+    "attributes": Verb("a VAE and shards to attribute vectors", "AttributesConfig", _attributes),
+    "edit": Verb("stored faces and a vector to edited faces", "EditConfig", _edit),
+    "quickstart": Verb("all of it in one command, on drawn faces", "QuickstartConfig", _quickstart),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `facevae <verb> ...`; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if words else 2
+    if words[0] == "--version":
+        from facevae import __version__
+
+        print(f"facevae {__version__}")
+        return 0
+    return run_verb(words[0], words[1:])
+
+
+def run_verb(name: str, arguments: Sequence[str]) -> int:
+    """Run a verb with its options; returns the exit code: 0, or 2 for the user's mistakes."""
+    try:
+        if name not in VERBS:
+            raise UserError(f"no verb '{name}'{_nearest(name, VERBS)}; see facevae --help")
+        verb = VERBS[name]
+        config = parse(name, arguments)
+        figures = verb.run(config)
+    except UserError as error:
+        print(f"facevae {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"facevae {name}: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    for key, value in figures.items():
+        print(f"{key} {value:.6g}")
+    return 0
+
+
+def parse(name: str, arguments: Sequence[str]) -> Any:
+    """The frozen configuration of a verb.
+
+    Raises:
+        UserError: an unknown key or a value out of range; names the key and the nearest valid one.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+    from pydantic import ValidationError
+
+    from facevae import config as settings
+
+    model = getattr(settings, VERBS[name].config)
+    parser = ArgumentParser(
+        prog=f"facevae {name}", description=VERBS[name].purpose, exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file of settings")
+    parser.add_class_arguments(model)
+    try:
+        _check_options(arguments, set(_keys(model)))
+        values = parser.parse_args(list(arguments)).as_dict()
+        values.pop("config")
+        return model.model_validate(values)
+    except ArgumentError as error:
+        raise UserError(_one_line(str(error), set(_keys(model)))) from error
+    except ValidationError as error:
+        raise UserError("; ".join(_problem(each) for each in error.errors())) from error
+
+
+def _keys(model: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted names of all settings."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if hasattr(field.annotation, "model_fields"):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+
+
+def _check_options(arguments: Sequence[str], keys: set[str]) -> None:
+    for word in arguments:
+        option = word.partition("=")[0]
+        known = {f"--{key}" for key in keys} | {"--config", "--print_config", "--help"}
+        if option.startswith("--") and option not in known:
+            raise UserError(f"unknown option {option}{_nearest(option, known)}")
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _one_line(message: str, keys: set[str]) -> str:
+    """Jsonargparse's several lines, cut down to what was wrong and where."""
+    group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
+    option = re.search(r"Option '([\w.]+)' is not accepted", message)
+    if group or option:
+        key = f"{group[1]}.{group[2]}" if group else option[1] if option else ""
+        return f"unknown setting {key}{_nearest(key, keys)}"
+    where = re.search(r'"([\w.]+)"', message)
+    what = re.search(r"(Input should be [^\[\n]+?)\s*(\[|$|\n)", message)
+    found = re.search(r"(?:Got|Given) value: (.+)|input_value=([^,]+),", message)
+    if where and what:
+        value = next(filter(None, found.groups()), "") if found else ""
+        return f"{where[1]}: {what[1].strip()}" + (f", found {value.strip()}" if value else "")
+    return _plain(message)
+
+
+def _plain(message: str) -> str:
+    """The message in one line, without the names that Python gives to types."""
+    message = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", " ".join(message.split()))
+    return re.sub(r'^Parser key "([\w.]+)":', r"\1:", message)
+
+
+def _problem(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
+    return f"{where}: {message}{found}" if where else message
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {name:<12}{verb.purpose}" for name, verb in VERBS.items())
+    return (
+        "usage: facevae VERB [--config FILE.yaml] [--output DIR] [--KEY VALUE ...]\n\n"
+        f"{verbs}\n\n"
+        "facevae VERB --help lists the settings of a verb, --print_config prints them as YAML."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

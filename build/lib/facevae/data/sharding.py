@@ -1,0 +1,222 @@
+"""The Ray Data job from raw faces to shards: one task reads, crops, encodes and writes one shard.
+
+A finished shard leaves a record; a second run of the same job takes it from there, and a folder
+that holds another data set is refused.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+
+from facevae import pixels, storage
+from facevae.config import CropBox, ShardingConfig, ShardsConfig, SourceConfig, Split
+from facevae.data import shards
+from facevae.data.images import BadImageError, encode_jpeg
+from facevae.data.shards import Manifest, Quarantined, Shard, ShardRows
+from facevae.data.sources import DrawnSource, FaceListing, FaceSource, ImageFolderSource
+from facevae.errors import UserError
+from facevae.progress import progress
+
+# The face of CelebA's aligned 178x218 images: the square below the hair line's top, above the neck.
+CELEBA_SIZE = (178, 218)
+CELEBA_BOX: CropBox = (15, 40, 163, 188)
+
+
+class ShardPlan(NamedTuple):
+    """The faces of one shard: rows start to stop of the listing."""
+
+    name: str
+    split: Split
+    rows: list[int]
+
+
+def make_source(config: SourceConfig, sharding: ShardingConfig) -> FaceSource:
+    """The raw faces that a configuration names.
+
+    Raises:
+        UserError: a folder or table is missing, empty or wrong.
+    """
+    if config.images is None:
+        return DrawnSource(config.drawn.count, config.drawn.seed)
+    assert config.attributes is not None, "SourceConfig checks it"
+    return ImageFolderSource(
+        storage.absolute(config.images),  # since Ray's tasks run in another folder
+        storage.absolute(config.attributes),
+        config.partition and storage.absolute(config.partition),
+        config.identities and storage.absolute(config.identities),
+        sharding.label_encoding,
+    )
+
+
+def plan_shards(listing: FaceListing, images_per_shard: int) -> list[ShardPlan]:
+    """The faces of every split, in listing order, cut into shards."""
+    plans = []
+    splits = np.array(listing.splits)
+    for split in ("train", "val", "test"):
+        rows = np.flatnonzero(splits == split)
+        for number, start in enumerate(range(0, len(rows), images_per_shard)):
+            chosen = rows[start : start + images_per_shard].tolist()
+            plans.append(ShardPlan(f"{split}-{number:05d}", split, chosen))
+    return plans
+
+
+def crop_box(size: tuple[int, int], crop: str | CropBox) -> CropBox | None:
+    """The box that an image of (width, height) is cut to; none: its largest centred square."""
+    if isinstance(crop, tuple):
+        return crop
+    return CELEBA_BOX if crop == "celeba" or (crop == "auto" and size == CELEBA_SIZE) else None
+
+
+class WriteShard:
+    """One Ray task: {name, split, image_ids, attributes} -> {record}, with the shard written."""
+
+    def __init__(self, folder: str, source: FaceSource, config: ShardingConfig) -> None:
+        self._folder, self._source, self._config = folder, source, config
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        """Write the shard, unless its record shows that an earlier run did."""
+        (name,), (split,) = batch["name"].tolist(), batch["split"].tolist()
+        record = storage.join(self._folder, "records", f"{name}.json")
+        if not storage.exists(record):
+            image_ids = batch["image_ids"][0].tolist()
+            kept, quarantined = self._read(image_ids, batch["attributes"][0])
+            shard = shards.write_shard(self._folder, name, split, kept, self._config.image_size)
+            storage.write_json(record, {"shard": vars(shard), "quarantined": quarantined})
+        return {"name": [name]}
+
+    def _read(
+        self, image_ids: list[str], attributes: np.ndarray
+    ) -> tuple[ShardRows, list[Quarantined]]:
+        images, kept, quarantined = [], [], []
+        for row, image_id in enumerate(image_ids):
+            try:
+                image = self._source.load(image_id)
+            except (BadImageError, OSError) as error:
+                quarantined.append(Quarantined(image_id, str(error)))
+                continue
+            box = crop_box(image.size, self._config.crop)
+            square = pixels.crop_and_resize(image, box, self._config.image_size)
+            images.append(encode_jpeg(square, self._config.jpeg_quality))
+            kept.append(row)
+        labels = np.asarray(attributes, np.int8)[kept]
+        return ShardRows([image_ids[row] for row in kept], images, labels), quarantined
+
+
+def prepare_shards(config: ShardsConfig) -> FaceSource:
+    """Check the source, and mark the output folder as its own.
+
+    Raises:
+        UserError: bad source, or a folder with another data set.
+    """
+    source = make_source(config, config.sharding)
+    description = _describe(source, config.sharding)
+    storage.make_folder(config.output)
+    _claim(config.output, description)
+    return source
+
+
+def make_shards(config: ShardsConfig, source: FaceSource, run_id: str) -> Manifest:
+    """Write the shards of a source; finished ones of an earlier run are kept.
+
+    Args:
+        config: form of the stored images, output folder (absolute).
+        source: what `prepare_shards` returned.
+        run_id: the MLflow run that this belongs to.
+
+    Returns:
+        The manifest, which is written last.
+
+    Raises:
+        UserError: too many quarantined faces.
+    """
+    folder = config.output
+    plans = plan_shards(source.faces, config.sharding.images_per_shard)
+    _write_all(folder, source, plans, config.sharding)
+    records = [
+        storage.read_json(storage.join(folder, "records", f"{plan.name}.json")) for plan in plans
+    ]
+    unreadable = [Quarantined(*face) for record in records for face in record["quarantined"]]
+    quarantined = [*(Quarantined(*face) for face in source.unlisted), *unreadable]
+    shards.write_quarantine(folder, quarantined)
+    faces = len(source.faces.image_ids) + len(source.unlisted)
+    _check_bad_fraction(folder, config.sharding, quarantined, faces)
+    manifest = Manifest(
+        attribute_names=source.attribute_names,
+        image_size=config.sharding.image_size,
+        shards=tuple(Shard(**record["shard"]) for record in records if record["shard"]["rows"]),
+        **_describe(source, config.sharding),
+        quarantined=shards.reasons(quarantined),
+        missing_labels=bool((source.faces.attributes == 0).any()),
+        run_id=run_id,
+    )
+    shards.write_manifest(folder, manifest)
+    return manifest
+
+
+def _describe(source: FaceSource, sharding: ShardingConfig) -> dict[str, Any]:
+    listing = source.faces
+    return {
+        "source": {
+            **source.describe(),
+            "listing_digest": storage.value_digest(
+                [listing.image_ids, listing.splits, listing.attributes.tobytes().hex()]
+            ),
+        },
+        "preprocessing": sharding.model_dump(
+            mode="json", include={"image_size", "crop", "jpeg_quality", "images_per_shard"}
+        ),
+    }
+
+
+def _claim(folder: str, description: dict[str, Any]) -> None:
+    """Mark the folder as this data set's, or refuse it as another's."""
+    uri = storage.join(folder, "source.json")
+    if not storage.exists(uri):
+        storage.write_json(uri, description)
+        return
+    for part, values in storage.read_json(uri).items():
+        for key in sorted(values.keys() | description[part].keys()):
+            old, new = values.get(key), description[part].get(key)
+            if old != new:
+                raise UserError(
+                    f"{folder} holds shards of another data set ({key}: {old} there, {new} here); "
+                    "choose another --output"
+                )
+
+
+def _write_all(
+    folder: str, source: FaceSource, plans: list[ShardPlan], config: ShardingConfig
+) -> None:
+    listing = source.faces
+    items = [
+        {
+            "name": plan.name,
+            "split": plan.split,
+            "image_ids": [listing.image_ids[row] for row in plan.rows],
+            "attributes": listing.attributes[plan.rows],
+        }
+        for plan in plans
+    ]
+    tasks = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        WriteShard(folder, source, config), batch_size=1
+    )
+    rows = {plan.name: len(plan.rows) for plan in plans}
+    done = 0
+    with progress("shards", sum(rows.values()), "images") as bar:
+        for row in tasks.iter_rows():
+            done += rows[row["name"]]
+            bar(done)
+
+
+def _check_bad_fraction(
+    folder: str, config: ShardingConfig, quarantined: list[Quarantined], faces: int
+) -> None:
+    fraction = len(quarantined) / faces
+    if fraction > config.max_bad_fraction:
+        common = next(iter(shards.reasons(quarantined)))
+        raise UserError(
+            f"{len(quarantined)} faces ({fraction:.1%}) were quarantined, mostly '{common}'; the "
+            f"limit is sharding.max_bad_fraction {config.max_bad_fraction}: mend what "
+            f"{folder}/quarantine.csv lists, or raise the limit"
+        )

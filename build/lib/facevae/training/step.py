@@ -1,0 +1,192 @@
+"""One training step: pixels to loss terms, gradients and new weights.
+
+Everything random is a function of (seed, step) over the *global* batch, of which each rank takes
+its slice: the result does not depend on the number of workers.
+Legend: G global batch size, B images of this rank, D stored image size, Z latent size, L layers.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from facevae.checkpoint import TrainingState
+from facevae.config import LossConfig, TrainingConfig
+from facevae.losses import feature_errors, kl_divergence, pixel_error, total_loss
+from facevae.models import VAE
+from facevae.models.perceptual import PerceptualNetwork
+from facevae.models.vae import Reconstruction
+from facevae.pixels import denormalise, model_input, resize, to_float
+
+
+class Chance(NamedTuple):
+    """The random draws of one step for one rank's images."""
+
+    noise: Float[Tensor, "B Z"]
+    flip: Bool[Tensor, " B"]
+
+
+def chance(
+    seed: int, step: int, global_batch_size: int, rank: int, ranks: int, latent_size: int
+) -> Chance:
+    """This rank's slice of the draws that the whole global batch gets at a step."""
+    mixed = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(mixed[0] >> np.uint64(1)))
+    noise = torch.randn(global_batch_size, latent_size, generator=generator)
+    flip = torch.rand(global_batch_size, generator=generator) < 0.5
+    share = global_batch_size // ranks
+    mine = slice(rank * share, (rank + 1) * share)
+    return Chance(noise[mine], flip[mine])
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """The learning rate of a step, counted from 1.
+
+    Linear warm-up, then the original's staircase (`decay_factor` each `decay_steps`) or a half
+    cosine to zero at the last step.
+    """
+    if step <= config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    if config.schedule == "step":
+        return config.learning_rate * config.decay_factor ** ((step - 1) // config.decay_steps)
+    done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class LossTerms(NamedTuple):
+    """The parts of the loss, one value an image; `total` is their weighted mean."""
+
+    total: Float[Tensor, ""]
+    kl: Float[Tensor, " B"]
+    reconstruction: Float[Tensor, " B"]
+    by_layer: Float[Tensor, "B L"]
+
+
+class Criterion:
+    """The loss of a reconstruction against the stored pixels that it was made from."""
+
+    def __init__(
+        self, config: LossConfig, network: PerceptualNetwork | None, device: torch.device
+    ) -> None:
+        """Takes the frozen network of a perceptual loss, or none for the pixel loss."""
+        self._config, self._network = config, network
+        self.layers = network.layers if network else ("pixels",)
+        self._weights = torch.tensor(config.layer_weights or (1.0,) * len(self.layers)).to(device)
+
+    def __call__(
+        self, vae: VAE, result: Reconstruction, pixels: UInt8[Tensor, "B D D 3"]
+    ) -> LossTerms:
+        """The loss terms of a training pass of `vae` over stored pixels."""
+        images, drawn = to_float(pixels), denormalise(result.images)
+        if self._network is None:
+            target = resize(images, vae.image_size, vae.resize_method)
+            by_layer = pixel_error(drawn, target)[:, None]
+        else:
+            with torch.no_grad():
+                targets = self._network(images)
+            by_layer = feature_errors(self._network(drawn), targets)
+        kl, reconstruction = kl_divergence(result.posterior), by_layer @ self._weights
+        total = total_loss(kl, reconstruction, self._config.alfa, self._config.beta)
+        return LossTerms(total, kl, reconstruction, by_layer)
+
+    def weigh(self, kl: float, reconstruction: float) -> float:
+        """The total of mean terms."""
+        means = torch.tensor([kl]), torch.tensor([reconstruction])
+        return float(total_loss(*means, self._config.alfa, self._config.beta))
+
+
+class Rank(NamedTuple):
+    """Which of the data-parallel workers this is."""
+
+    rank: int = 0
+    ranks: int = 1
+
+
+ALONE = Rank()
+
+
+class Trainee:
+    """A VAE in training: weights, optimiser and moving average; calling it takes one step."""
+
+    def __init__(
+        self,
+        vae: VAE,
+        criterion: Criterion,
+        config: TrainingConfig,
+        device: torch.device,
+        rank: Rank = ALONE,
+        parallel: nn.Module | None = None,
+    ) -> None:
+        """Takes a VAE on its device, and the same wrapped for data parallelism, if it is."""
+        self.vae, self.criterion, self.rank, self.device = vae, criterion, rank, device
+        self.config = config
+        self._parallel = parallel or vae
+        self.optimizer = torch.optim.Adam(vae.parameters(), config.learning_rate, fused=True)
+        self.average = (
+            AveragedModel(
+                vae, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True
+            )
+            if config.ema_decay
+            else None
+        )
+
+    @property
+    def model(self) -> VAE:
+        """The VAE to validate and to keep: the moving average, where there is one."""
+        if self.average is None:
+            return self.vae
+        assert isinstance(self.average.module, VAE)
+        return self.average.module
+
+    def state(self, step: int, history: list[dict[str, float]]) -> TrainingState:
+        """All that a checkpoint of a step holds."""
+        average = self.average.module.state_dict() if self.average else None
+        return TrainingState(
+            step, self.vae.state_dict(), average, self.optimizer.state_dict(), history
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Go back to a checkpoint's state."""
+        self.vae.load_state_dict(state.weights)
+        self.optimizer.load_state_dict(state.optimizer)
+        if self.average is not None and state.average is not None:
+            self.average.module.load_state_dict(state.average)
+            self.average.n_averaged.fill_(state.step)
+
+    def autocast(self) -> torch.autocast:
+        """The arithmetic of a step: bf16 for convolutions and matrix products, if configured."""
+        enabled = self.config.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def loss(self, stored: UInt8[Tensor, "B D D 3"], step: int) -> LossTerms:
+        """The loss terms of this rank's images at a step, differentiable."""
+        config = self.config
+        draws = chance(
+            config.seed, step, config.global_batch_size, *self.rank, self.vae.latent_size
+        )
+        if config.horizontal_flip:
+            stored = torch.where(
+                draws.flip.to(self.device)[:, None, None, None], stored.flip(2), stored
+            )
+        images = model_input(stored, self.vae.image_size, self.vae.resize_method)
+        with self.autocast():
+            result = Reconstruction(*self._parallel(images, draws.noise.to(self.device)))
+            return self.criterion(self.vae, result, stored)
+
+    def __call__(self, stored: UInt8[Tensor, "B D D 3"], step: int) -> LossTerms:
+        """Take step number `step`, counted from 1, and return its loss terms."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, step)
+        terms = self.loss(stored, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms.total.backward()
+        if self.config.gradient_clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.vae.parameters(), self.config.gradient_clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.vae)
+        return LossTerms(*(term.detach() for term in terms))

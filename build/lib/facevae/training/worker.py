@@ -1,0 +1,150 @@
+"""What each Ray Train worker runs: the training loop over its share of the batches."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from torch import nn
+
+from facevae import figures
+from facevae.checkpoint import ModelCard, TrainingState, load_training, save_training
+from facevae.config import TrainConfig
+from facevae.data.batches import Share, epoch_plan, spread_images, training_batches
+from facevae.data.shards import Manifest, read_manifest
+from facevae.models import VAE, build_vae
+from facevae.models.perceptual import PerceptualNetwork, build_perceptual_network
+from facevae.tracking import Run, RunId
+from facevae.training.loop import Metrics, train
+from facevae.training.step import Criterion, Rank, Trainee
+
+
+def train_worker(job: dict[str, Any]) -> None:
+    """Train on this worker until the last step, from the newest checkpoint if there is one.
+
+    Args:
+        job: `config` (a TrainConfig as JSON), `shards` (folder), `run` (RunId as a tuple),
+            `threads`, and `progress` (a ProgressBoard actor).
+    """
+    torch.set_num_threads(job["threads"])
+    config = TrainConfig.model_validate(job["config"])
+    context = ray.train.get_context()
+    rank = Rank(context.get_world_rank(), context.get_world_size())
+    manifest = read_manifest(job["shards"])
+    trainee = _trainee(config, rank)
+    state = _restore(trainee)
+    done = state.step if state else 0
+    if done >= config.training.steps:
+        return
+    listener = _Listener(trainee, config, manifest, job, state.history if state else [])
+    batch_size = config.training.global_batch_size
+    share = Share(*rank, batch_size, done * batch_size, config.training.steps * batch_size)
+    plan = epoch_plan(manifest, "train", config.training.seed)
+    batches = training_batches(job["shards"], plan, share, trainee.device)
+    held_out = spread_images(job["shards"], manifest, "val", config.training.validation_images)
+    train(trainee, (batch.pixels for batch in batches), held_out, done + 1, listener)
+    listener.finish()
+
+
+def _trainee(config: TrainConfig, rank: Rank) -> Trainee:
+    device = ray.train.torch.get_device()
+    torch.manual_seed(config.training.seed)
+    vae = build_vae(config.model)
+    if config.training.sync_batch_norm and device.type == "cuda":
+        vae = nn.SyncBatchNorm.convert_sync_batchnorm(vae)
+    vae = vae.to(device).to(memory_format=torch.channels_last)
+    parallel = ray.train.torch.prepare_model(
+        vae, parallel_strategy_kwargs={"gradient_as_bucket_view": True}
+    )
+    network = _network(config, vae, device)
+    criterion = Criterion(config.loss, network, device)
+    return Trainee(vae, criterion, config.training, device, rank, parallel)
+
+
+def _network(config: TrainConfig, vae: VAE, device: torch.device) -> PerceptualNetwork | None:
+    if config.loss.reconstruction == "pixel":
+        return None
+    network = build_perceptual_network(config.loss, resize_method=vae.resize_method)
+    return network.to(device)
+
+
+def _restore(trainee: Trainee) -> TrainingState | None:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        state = load_training(Path(folder))
+    trainee.restore(state)
+    return state
+
+
+class _Listener:
+    """Writes what the loop tells to MLflow, to the checkpoints and to the driver's progress bar."""
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        config: TrainConfig,
+        manifest: Manifest,
+        job: dict[str, Any],
+        history: list[dict[str, float]],
+    ) -> None:
+        self._trainee, self._config, self._history = trainee, config, history
+        self._shards_digest, self._board = manifest.digest, job["progress"]
+        self._run = Run(RunId(*job["run"]))
+        self._output = Path(config.output)
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        self._run.metrics(step, metrics)
+        self._history.append({"step": step, **metrics})
+        self._board.show.remote(step, metrics)
+
+    def show(self, step: int, originals: np.ndarray, reconstructions: np.ndarray) -> None:
+        grid = figures.reconstruction_grid(originals, reconstructions)
+        self._run.image("reconstructions", step, grid)
+        figures.save_png(grid, f"{self._config.output}/grids/step_{step:06d}.png")
+
+    def save(self, step: int) -> None:
+        metrics = {"step": step}
+        name = f"step_{step:07d}"
+        if self._trainee.rank.rank != 0:
+            ray.train.report(metrics, checkpoint_dir_name=name)
+            return
+        # Ray uploads in the background and deletes the folder when it is done.
+        folder = Path(tempfile.mkdtemp(prefix="facevae-checkpoint-"))
+        card = ModelCard(self._config.model, step, self._shards_digest, self._run.id.run_id)
+        config = self._config.model_dump(mode="json")
+        save_training(folder, self._trainee.state(step, self._history), card, config)
+        ray.train.report(
+            metrics,
+            ray.train.Checkpoint.from_directory(str(folder)),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    def finish(self) -> None:
+        if self._trainee.rank.rank == 0:
+            self._run.flush()
+
+
+class ProgressBoard:
+    """The newest metrics of a training run, for the driver to look at."""
+
+    def __init__(self) -> None:
+        """An empty board."""
+        self._step = 0
+        self._metrics: Metrics = {}
+
+    def show(self, step: int, metrics: Metrics) -> None:
+        """Put up a step's metrics, beside older ones of other names."""
+        self._step = step
+        self._metrics |= metrics
+
+    def read(self) -> tuple[int, Metrics]:
+        """The newest step and metrics."""
+        return self._step, self._metrics

@@ -1,0 +1,149 @@
+"""`attributes`: a model and shards to attribute vectors, scored on held-out images."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from facevae import figures, runtime, storage
+from facevae.attributes.encode import encode_shards, plan_encoders
+from facevae.attributes.latents import read_latents
+from facevae.attributes.scores import auc_mean, held_out_auc
+from facevae.attributes.statistics import AttributeStatistics, reduce_shards
+from facevae.attributes.vector_file import write_hdf5
+from facevae.attributes.vectors import AttributeVectors, mean_difference
+from facevae.checkpoint import ModelCard, load_model
+from facevae.config import HELD_OUT_SPLITS, AttributesConfig, Split
+from facevae.data.shards import Manifest, read_manifest
+from facevae.errors import UserError
+from facevae.progress import say
+from facevae.tracking import (
+    SHARDS_RUN_TAG,
+    TRAINING_RUN_TAG,
+    Run,
+    model_folder,
+    start_run,
+    trained_by,
+)
+
+VECTORS = "attribute_vectors.h5"
+MAX_REJECTED = 0.001
+"""largest share of images whose latent may be not finite"""
+
+
+def compute_attributes(config: AttributesConfig) -> dict[str, float]:
+    """Compute the vectors of all attributes, or go on with it, or find them computed.
+
+    Writes `attribute_vectors.h5`, `latents/`, `statistics/`, `similarity.png`, `auc.png` and
+    `result.json`.
+
+    Returns:
+        `auc/<attribute>` on the held-out splits, `auc/mean`, and image counts.
+
+    Raises:
+        UserError: no such shards or model, a cluster too small, or a folder of other vectors.
+    """
+    output, folder = storage.absolute(config.output), storage.absolute(config.shards)
+    manifest = read_manifest(folder)
+    with model_folder(config.model, config.tracking, output) as path:
+        model = load_model(path)
+    storage.make_folder(output)
+    _claim(output, config, manifest, model.card)
+    result = storage.join(output, "result.json")
+    if storage.exists(result):
+        say(f"already done: {output}")
+        return dict(storage.read_json(result))
+    runtime.connect()
+    plan = plan_encoders(config.encoding, runtime.nodes())
+    settings = config.model_dump(mode="json")
+    training_run = trained_by(config.model, model.card)
+    with start_run(config.tracking, "attributes", output, settings, model_run=training_run) as run:
+        run.tags({TRAINING_RUN_TAG: model.card.run_id, SHARDS_RUN_TAG: manifest.run_id or ""})
+        run.dataset("shards", manifest.digest, "encoding")
+        started = time.perf_counter()
+        statistics = encode_shards(folder, manifest, model, config.encoding, plan, output)
+        seconds = time.perf_counter() - started
+        by_split = reduce_shards(statistics)
+        _check_counts(by_split, manifest)
+        vectors = mean_difference(
+            by_split["train"],
+            manifest.attribute_names,
+            config.encoding.min_count,
+            model_digest=model.card.digest,
+            shards_digest=manifest.digest,
+            labels_digest=manifest.labels_digest,
+        )
+        uri = storage.join(output, VECTORS)
+        encoded = sum(part.count for part in by_split.values())
+        write_hdf5(uri, vectors, read_latents(output, manifest), encoded)
+        auc = held_out_auc(read_latents(output, manifest, *HELD_OUT_SPLITS), vectors)
+        metrics = {
+            "images": float(encoded),
+            "rejected": float(sum(part.rejected for part in by_split.values())),
+            "images_per_second": encoded / seconds,
+            "vectors": float(vectors.valid.sum()),
+            **{f"auc/{name}": value for name, value in auc.items()},
+            "auc/mean": auc_mean(auc),
+        }
+        _publish(run, output, vectors, auc, metrics)
+    storage.write_json(result, metrics)
+    return metrics
+
+
+def _claim(output: str, config: AttributesConfig, manifest: Manifest, card: ModelCard) -> None:
+    """Mark the folder as this model's and data set's, or refuse it as another's."""
+    uri = storage.join(output, "source.json")
+    mine: dict[str, Any] = {
+        "model_digest": card.digest,
+        "shards_digest": manifest.digest,
+        **config.encoding.model_dump(include={"batch_size", "precision", "min_count"}),
+    }
+    if not storage.exists(uri):
+        storage.write_json(uri, mine)
+        return
+    theirs = storage.read_json(uri)
+    for key, value in mine.items():
+        if theirs.get(key) != value:
+            raise UserError(
+                f"{output} holds latents of another {key} ({theirs.get(key)} there, {value} "
+                "here); choose another --output"
+            )
+
+
+def _check_counts(by_split: Mapping[Split, AttributeStatistics], manifest: Manifest) -> None:
+    """Each image of the manifest was counted once, and hardly any has a latent that is no number.
+
+    Raises:
+        UserError: no images to compute vectors from, or too many rejected ones.
+    """
+    for split, total in by_split.items():
+        seen, expected = total.count + total.rejected, manifest.rows(split)
+        assert seen == expected, f"{seen} of {expected} '{split}' images were counted"
+    if "train" not in by_split:
+        raise UserError("the shards have no images in their 'train' split to compute vectors from")
+    rejected = sum(total.rejected for total in by_split.values())
+    if rejected > MAX_REJECTED * manifest.rows():
+        raise UserError(
+            f"{rejected} of {manifest.rows()} images have a latent that is not finite: the model "
+            "is broken; train it again with a lower learning rate"
+        )
+
+
+def _publish(
+    run: Run,
+    output: str,
+    vectors: AttributeVectors,
+    auc: dict[str, float],
+    metrics: dict[str, float],
+) -> None:
+    pictures = {
+        "similarity.png": figures.similarity_heatmap(vectors.vectors, vectors.names),
+        "auc.png": figures.auc_bars(auc),
+    }
+    for name, picture in pictures.items():
+        figures.save_png(picture, storage.join(output, name))
+        run.picture(name, picture)
+    run.metrics(0, {key: value for key, value in metrics.items() if np.isfinite(value)})
+    with storage.local_copy(storage.join(output, VECTORS)) as path:
+        run.file(path)

@@ -1,0 +1,74 @@
+"""`edit`: stored faces and vectors to pictures of edited faces."""
+
+import numpy as np
+
+from facevae import figures, storage
+from facevae.attributes.vector_file import read_vectors
+from facevae.checkpoint import load_model
+from facevae.config import EditConfig
+from facevae.editing.edit import choose_faces, draw_strengths, kept_change
+from facevae.editing.grid import labelled_strength_grid, strength_grid
+from facevae.progress import say
+from facevae.tracking import (
+    TRAINING_RUN_TAG,
+    VECTORS_RUN_TAG,
+    model_folder,
+    read_run_id,
+    start_run,
+    trained_by,
+)
+from facevae.verbs.attributes import VECTORS
+
+
+def edit_faces(config: EditConfig) -> dict[str, float]:
+    """Draw faces at every strength; writes `edit.png`, `edit_labelled.png` and `result.json`.
+
+    Returns:
+        Counts, and `kept/<attribute>`: the share of the asked-for change along the vector that is
+        found again when the drawn faces are encoded (1: all of it).
+
+    Raises:
+        UserError: no such model, vectors, attribute or face; or vectors of another model.
+    """
+    output = storage.absolute(config.output)
+    uri = _vectors_file(storage.absolute(config.vectors))
+    vectors = read_vectors(uri)
+    with model_folder(config.model, config.tracking, output) as path:
+        vae, card = load_model(path)
+    vectors.check_model(card.digest)
+    editing = config.editing
+    direction = np.sum([vectors.vector(name) for name in editing.attribute], axis=0)
+    faces = choose_faces(uri, editing)
+    storage.make_folder(output)
+    settings = config.model_dump(mode="json")
+    training_run = trained_by(config.model, card)
+    with start_run(config.tracking, "edit", output, settings, model_run=training_run) as run:
+        vectors_run = read_run_id(str(uri).rpartition("/")[0])
+        run.tags(
+            {
+                TRAINING_RUN_TAG: card.run_id,
+                VECTORS_RUN_TAG: vectors_run.run_id if vectors_run else "",
+            }
+        )
+        drawn = draw_strengths(vae, faces.latents, direction, editing.strengths)
+        grid = strength_grid(drawn, editing.columns)
+        figures.save_png(grid, storage.join(output, "edit.png"))
+        labelled = labelled_strength_grid(drawn, editing.strengths, faces.image_id, editing.columns)
+        figures.save_png(labelled, storage.join(output, "edit_labelled.png"))
+        run.image("edit", 0, grid)
+        run.picture("edit_labelled.png", labelled)
+        run.json("faces.json", faces.image_id)
+        metrics = {
+            "faces": float(len(faces.image_id)),
+            "strengths": float(len(editing.strengths)),
+            **kept_change(vae, drawn, vectors, editing),
+        }
+        run.metrics(0, metrics)
+    storage.write_json(storage.join(output, "result.json"), metrics)
+    say("faces: " + " ".join(faces.image_id))
+    return metrics
+
+
+def _vectors_file(uri: str) -> str:
+    inside = storage.join(uri, VECTORS)
+    return inside if storage.exists(inside) else uri

@@ -1,0 +1,45 @@
+"""`shards`: raw faces to Parquet shards."""
+
+from facevae import runtime, storage
+from facevae.config import ShardsConfig
+from facevae.data.sharding import make_shards, prepare_shards
+from facevae.data.shards import Manifest, read_manifest
+from facevae.progress import say
+from facevae.tracking import start_run
+
+
+def shard_faces(config: ShardsConfig) -> dict[str, float]:
+    """Write shards of raw faces, or go on with it, or find them written.
+
+    Returns:
+        `images`, `images/<split>`, `quarantined`, `shards` and `bytes_per_image`.
+
+    Raises:
+        UserError: bad source, a folder with another data set, or too many quarantined faces.
+    """
+    config = config.model_copy(update={"output": storage.absolute(config.output)})
+    source = prepare_shards(config)
+    if storage.exists(storage.join(config.output, "manifest.json")):
+        say(f"already done: {config.output}")
+        return _figures(read_manifest(config.output))
+    runtime.connect()
+    settings = config.model_dump(mode="json")
+    with start_run(config.tracking, "shards", config.output, settings) as run:
+        manifest = make_shards(config, source, run.id.run_id)
+        run.dataset("shards", manifest.digest, "written")
+        figures = _figures(manifest)
+        run.metrics(0, figures)
+        run.json("quarantined.json", manifest.quarantined)
+    storage.write_json(storage.join(config.output, "result.json"), figures)
+    return figures
+
+
+def _figures(manifest: Manifest) -> dict[str, float]:
+    images = manifest.rows()
+    return {
+        "images": float(images),
+        **{f"images/{split}": float(manifest.rows(split)) for split in ("train", "val", "test")},
+        "quarantined": float(sum(manifest.quarantined.values())),
+        "shards": float(len(manifest.shards)),
+        "bytes_per_image": sum(shard.bytes for shard in manifest.shards) / max(images, 1),
+    }

@@ -1,0 +1,214 @@
+"""The Ray Data pass from shards to latents and statistics.
+
+On CPU an actor reads, decodes and encodes a shard; on GPU tasks read and decode, and actors only
+encode. Actors hold weights, never totals: a shard leaves `latents/<shard>.parquet` and
+`statistics/<shard>.npz`, so that a task which runs twice only remakes its own files, and a second
+run of the same job takes finished shards from there.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+import torch
+
+from facevae import storage
+from facevae.attributes.latents import encode_pixels, write_latents
+from facevae.attributes.statistics import AttributeStatistics, ShardStatistics
+from facevae.attributes.vectors import LatentBatch
+from facevae.checkpoint import LoadedModel
+from facevae.config import EncodingConfig
+from facevae.data import shards
+from facevae.data.images import decode_jpegs
+from facevae.data.shards import Manifest, Shard
+from facevae.errors import UserError
+from facevae.models import VAE
+from facevae.progress import progress
+from facevae.runtime import Node
+
+Row = dict[str, Any]
+
+
+class EncoderPlan(NamedTuple):
+    """How many encoder actors there are, and what each reserves."""
+
+    actors: int
+    cpus: float
+    use_gpu: bool
+
+
+def plan_encoders(config: EncodingConfig, nodes: Sequence[Node]) -> EncoderPlan:
+    """The encoder actors of a configuration on a cluster.
+
+    A quarter of the CPUs stays free, since actors that claim them all starve whatever else runs.
+
+    Raises:
+        UserError: the cluster cannot hold them; says what to change.
+    """
+    gpus, cpus = sum(int(node.gpus) for node in nodes), sum(node.cpus for node in nodes)
+    use_gpu = config.gpu == "yes" or (config.gpu == "auto" and gpus > 0)
+    if use_gpu:
+        actors = config.actors or gpus
+        if gpus < max(actors, 1):
+            raise UserError(
+                f"{actors or 1} encoder actors need a GPU each and the cluster has {gpus}: lower "
+                "encoding.actors, or say --encoding.gpu no"
+            )
+        return EncoderPlan(actors, 0.0, True)
+    actors = config.actors or max(1, int(cpus))
+    share = min(1.0, 0.75 * cpus / actors)
+    # Ray counts CPUs in ten-thousandths.
+    if share < 0.01:
+        raise UserError(
+            f"{actors} encoder actors on {cpus:g} CPUs are too many: lower encoding.actors"
+        )
+    return EncoderPlan(actors, share, False)
+
+
+def statistics_uri(folder: str, shard: str) -> str:
+    """Where the statistics of a shard lie."""
+    return storage.join(folder, "statistics", f"{shard}.npz")
+
+
+class ReadShard:
+    """A shard by name -> its decoded pixels, labels and ids, as one row."""
+
+    def __init__(self, folder: str) -> None:
+        """Takes the folder of shards."""
+        self._folder = folder
+
+    def __call__(self, batch: Row) -> Row:
+        """Read and decode one shard."""
+        rows = shards.read_shard(self._folder, batch["name"][0])
+        return {
+            **batch,
+            "pixels": decode_jpegs(rows.images)[None],
+            "attributes": rows.attributes[None],
+            "image_id": np.array(rows.image_ids)[None],
+        }
+
+
+class EncodeShard:
+    """An actor: one shard's decoded row -> its latents and statistics as files."""
+
+    def __init__(
+        self,
+        output: str,
+        weights: "ray.ObjectRef[VAE]",
+        config: EncodingConfig,
+        plan: EncoderPlan,
+        class_scatter: bool,
+    ) -> None:
+        """Loads the weights onto the actor's device."""
+        if not plan.use_gpu:
+            torch.set_num_threads(1)  # as many threads everywhere, so the same bits everywhere
+        device = torch.device("cuda" if plan.use_gpu else "cpu")
+        vae: VAE = ray.get(weights)
+        self._vae = vae.to(device).to(memory_format=torch.channels_last)
+        self._output, self._config, self._class_scatter = output, config, class_scatter
+
+    def __call__(self, batch: Row) -> Row:
+        """Encode one shard and write what it leaves."""
+        name, split, sha256 = (str(batch[key][0]) for key in ("name", "split", "sha256"))
+        stored, attributes = np.asarray(batch["pixels"][0]), np.asarray(batch["attributes"][0])
+        config = self._config
+        posteriors = encode_pixels(self._vae, stored, config.batch_size, config.precision)
+        statistics = AttributeStatistics.of_batch(*posteriors, attributes, self._class_scatter)
+        kept = np.isfinite(np.hstack(posteriors)).all(axis=1)  # as the statistics do
+        ids = batch["image_id"][0][kept].tolist()
+        latents = LatentBatch(ids, [split] * len(ids), posteriors.mean[kept], attributes[kept])
+        write_latents(self._output, name, latents)
+        _write_statistics(self._output, name, sha256, statistics)
+        return {"name": [name]}
+
+
+class ReadAndEncodeShard(EncodeShard):
+    """The two in one actor: on CPU nothing is gained by moving pixels between processes."""
+
+    def __init__(self, folder: str, *encoder: Any) -> None:
+        """Takes the folder of shards, and what the encoder takes."""
+        super().__init__(*encoder)
+        self._read = ReadShard(folder)
+
+    def __call__(self, batch: Row) -> Row:
+        """Read, decode and encode one shard."""
+        return super().__call__(self._read(batch))
+
+
+def encode_shards(
+    folder: str,
+    manifest: Manifest,
+    model: LoadedModel,
+    config: EncodingConfig,
+    plan: EncoderPlan,
+    output: str,
+) -> list[ShardStatistics]:
+    """The statistics of all shards, in shard order; latents are left as files.
+
+    Args:
+        folder: the shards.
+        manifest: their manifest.
+        model: the encoder.
+        config: batch size and precision.
+        plan: actors.
+        output: a folder for this model and these shards alone.
+    """
+    todo = [shard for shard in manifest.shards if _finished(output, shard) is None]
+    if todo:
+        _run(folder, manifest, model, config, plan, output, todo)
+    finished = [_finished(output, shard) for shard in manifest.shards]
+    assert None not in finished, "every shard is encoded"
+    return [statistics for statistics in finished if statistics is not None]
+
+
+def _run(
+    folder: str,
+    manifest: Manifest,
+    model: LoadedModel,
+    config: EncodingConfig,
+    plan: EncoderPlan,
+    output: str,
+    todo: list[Shard],
+) -> None:
+    items = [{"name": s.name, "split": s.split, "sha256": s.sha256} for s in todo]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    encoder = (output, ray.put(model.vae), config, plan, manifest.missing_labels)
+    pool = ray.data.ActorPoolStrategy(size=min(plan.actors, len(todo)))
+    if plan.use_gpu:
+        rows = dataset.map_batches(ReadShard(folder), batch_size=1).map_batches(
+            EncodeShard, fn_constructor_args=encoder, compute=pool, batch_size=1, num_gpus=1
+        )
+    else:
+        rows = dataset.map_batches(
+            ReadAndEncodeShard,
+            fn_constructor_args=(folder, *encoder),
+            compute=pool,
+            batch_size=1,
+            num_cpus=plan.cpus,
+        )
+    images = {shard.name: shard.rows for shard in todo}
+    done = manifest.rows() - sum(images.values())
+    with progress("encode", manifest.rows(), "images") as bar:
+        for row in rows.iter_rows():
+            done += images[row["name"]]
+            bar(done)
+
+
+def _write_statistics(output: str, name: str, sha256: str, statistics: AttributeStatistics) -> None:
+    with storage.atomic_file(statistics_uri(output, name)) as path, path.open("wb") as file:
+        arrays: dict[str, Any] = {**statistics.to_arrays(), "shard_sha256": np.array(sha256)}
+        np.savez(file, **arrays)
+
+
+def _finished(output: str, shard: Shard) -> ShardStatistics | None:
+    """What an earlier task left of a shard; none if it is still to do."""
+    uri = statistics_uri(output, shard.name)
+    if not storage.exists(uri):
+        return None
+    arrays = dict(np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False))
+    if str(arrays.pop("shard_sha256")) != shard.sha256:
+        return None
+    statistics = AttributeStatistics.from_arrays(arrays)
+    return ShardStatistics(shard.name, shard.sha256, {shard.split: statistics})

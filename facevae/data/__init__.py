@@ -1,0 +1,1 @@
+"""Data: raw faces, shards, and batches in a fixed order."""

@@ -1,0 +1,1 @@
+"""Editing: moving latents along attribute vectors, and the pictures of it."""

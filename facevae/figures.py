@@ -1,0 +1,208 @@
+"""Pictures of results: uint8 arrays or PIL images from plain values; nothing is shown on a screen.
+
+Charts use matplotlib's Figure with the Agg canvas, never pyplot, so no state is shared between
+threads and no display is needed.
+
+Legend: N images, H, W pixels, A attributes, Z latent size.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from facevae.storage import atomic_file
+
+_INK, _FAINT = "#24292f", "#d8dee4"
+_COLOURS = ("#1f6feb", "#d4582a", "#2da44e", "#8250df")
+
+
+def image_grid(
+    images: UInt8[np.ndarray, "N H W 3"], columns: int, border: int = 3
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The images as tiles, row by row, with a black border around each.
+
+    Tiles missing from the last row are black. h = rows * (H + border) + border, and w alike: 20 x 8
+    tiles of 64 pixels make 1343 x 539, the original's picture.
+    """
+    number, height, width, _ = images.shape
+    rows = -(-number // columns)
+    tiles = np.pad(
+        images, ((0, rows * columns - number), (border, 0), (border, 0), (0, 0))
+    ).reshape(rows, columns, height + border, width + border, 3)
+    grid = tiles.transpose(0, 2, 1, 3, 4).reshape(
+        rows * (height + border), columns * (width + border), 3
+    )
+    return np.pad(grid, ((0, border), (0, border), (0, 0)))
+
+
+def reconstruction_grid(
+    originals: UInt8[np.ndarray, "N H W 3"],
+    reconstructions: UInt8[np.ndarray, "N H W 3"],
+    columns: int = 16,
+    border: int = 3,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Pairs as tiles, at most `columns` in a row, each original directly above its reconstruction.
+
+    Black borders run between pairs only, so that a pair reads as one.
+    """
+    pairs = np.concatenate([originals, reconstructions], axis=1)
+    return image_grid(pairs, min(columns, max(len(pairs), 1)), border)
+
+
+def cosine_similarity(vectors: Float[np.ndarray, "A Z"]) -> Float[np.ndarray, "A A"]:
+    """The cosine of the angle between each two vectors: f64, symmetric, diagonal exactly 1."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    unit = vectors / lengths
+    cosines = np.clip(unit @ unit.T, -1, 1)
+    np.fill_diagonal(cosines, 1)
+    return np.asarray(cosines)
+
+
+def similarity_heatmap(
+    vectors: Float[np.ndarray, "A Z"], names: Sequence[str], cluster: bool = True
+) -> Image.Image:
+    """Cosine similarities of the vectors, names on both axes, colours centred on 0.
+
+    Vectors that are not finite, or zero, are left out. `cluster` puts similar attributes side by
+    side (average linkage, optimal leaf order); otherwise they stay as given.
+    """
+    usable = np.isfinite(vectors).all(axis=1) & np.any(vectors != 0, axis=1)
+    if not usable.any():
+        return _note("No attribute has a vector.")
+    similarity = cosine_similarity(vectors[usable])
+    shown = np.array(names)[usable]
+    if cluster and len(shown) > 2:
+        order = _clustered_order(similarity)
+        similarity, shown = similarity[np.ix_(order, order)], shown[order]
+    side = 3.2 + 0.235 * max(len(shown), 6)
+    figure = _figure(side + 0.6, side)
+    axes = figure.add_subplot()
+    picture = axes.imshow(similarity, cmap="RdBu_r", vmin=-1, vmax=1)
+    labels = [name.replace("_", " ") for name in shown]
+    axes.set_xticks(range(len(labels)), labels, rotation=90)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(length=0)
+    axes.set_xticks(np.arange(len(labels) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(labels) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=0.8)
+    axes.tick_params(which="minor", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"Cosine similarity of {len(labels)} attribute vectors", pad=12)
+    bar = figure.colorbar(picture, ax=axes, shrink=0.5, aspect=24, ticks=[-1, -0.5, 0, 0.5, 1])
+    bar.outline.set_visible(False)
+    return _drawn(figure)
+
+
+def loss_curves(
+    history: Sequence[Mapping[str, float | int]],
+    keys: Sequence[str] | None = None,
+    step: str = "step",
+) -> Image.Image:
+    """Loss terms over the training step, a panel per term.
+
+    Keys such as `train/kl` and `val/kl` share the panel `kl`. A record may lack keys; values that
+    are not finite leave a gap. The scale is logarithmic where all values of a panel are positive.
+
+    Args:
+        history: a record per logged step, each with its step number under `step`.
+        keys: the terms to draw, in this order; none: every key but `step`.
+        step: key of the step number.
+    """
+    keys = keys or list(dict.fromkeys(key for record in history for key in record))
+    panels: dict[str, list[str]] = {}
+    for key in keys:
+        if key != step:
+            panels.setdefault(key.rpartition("/")[2], []).append(key)
+    if not panels:
+        return _note("No losses yet.")
+    figure = _figure(4.6 * len(panels), 3.6)
+    for column, (term, members) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), column)
+        for key, colour in zip(members, cycle(_COLOURS), strict=False):
+            points = np.array([(r[step], r[key]) for r in history if key in r]).reshape(-1, 2)
+            axes.plot(*points.T, color=colour, linewidth=1.6, label=key.rpartition("/")[0] or key)
+        values = np.concatenate([line.get_ydata() for line in axes.lines])
+        values = values[np.isfinite(values)]
+        if values.size and (values > 0).all():
+            axes.set_yscale("log")
+        axes.set_title(term.replace("_", " "))
+        axes.set_xlabel(step)
+        axes.grid(color=_FAINT, linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(members) > 1:
+            axes.legend(frameon=False)
+    return _drawn(figure)
+
+
+def auc_bars(auc: Mapping[str, float | int]) -> Image.Image:
+    """Areas under the ROC curve as bars from chance (0.5), best on top.
+
+    Values that are not finite come last, marked n/a.
+    """
+    if not auc:
+        return _note("No attribute has a score.")
+    ordered = sorted(auc.items(), key=lambda item: (not np.isfinite(item[1]), -item[1], item[0]))
+    values = np.array([value for _, value in ordered])
+    finite = np.isfinite(values)
+    figure = _figure(7.2, 1.3 + 0.24 * max(len(ordered), 3))
+    axes = figure.add_subplot()
+    lengths = np.where(finite, values - 0.5, 0)
+    colours = [_COLOURS[0] if length >= 0 else _COLOURS[1] for length in lengths]
+    axes.barh(range(len(ordered)), lengths, left=0.5, height=0.72, color=colours)
+    for row, (_, value) in enumerate(ordered):
+        text, beyond = (f"{value:.3f}", max(value, 0.5)) if finite[row] else ("n/a", 0.5)
+        axes.text(beyond + 0.006, row, text, va="center", fontsize=8)
+    axes.axvline(0.5, color=_INK, linewidth=1)
+    axes.set_yticks(range(len(ordered)), [name.replace("_", " ") for name, _ in ordered])
+    axes.set_ylim(len(ordered) - 0.4, -0.6)
+    axes.set_xlim(min(0.48, *(values[finite] - 0.02), 0.48), 1.05)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_xlabel("AUC on held-out images; the line at 0.5 is chance")
+    axes.grid(axis="x", color=_FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    return _drawn(figure)
+
+
+def save_png(image: UInt8[np.ndarray, "H W 3"] | Image.Image, uri: str | Path) -> None:
+    """Write a picture as PNG, whole or not at all.
+
+    Raises:
+        UserError: no permission, or the disk is full.
+    """
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    with atomic_file(str(uri)) as path:
+        picture.save(path, format="PNG")
+
+
+def _clustered_order(similarity: Float[np.ndarray, "A A"]) -> list[int]:
+    """Positions in the leaf order of an average-linkage tree over the distances 1 - cosine."""
+    distances = squareform(1 - similarity, checks=False)
+    return [int(leaf) for leaf in leaves_list(linkage(distances, "average", optimal_ordering=True))]
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches."""
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _note(text: str) -> Image.Image:
+    """A small picture that says why there is nothing to see."""
+    figure = _figure(4.0, 1.0)
+    figure.text(0.5, 0.5, text, ha="center", va="center", color=_INK)
+    return _drawn(figure)
+
+
+def _drawn(figure: Figure) -> Image.Image:
+    """The figure as an RGB picture."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -1,0 +1,29 @@
+"""The plain VAE of 64x64 pixels, after 'Deep Feature Consistent Variational Autoencoder'.
+
+arXiv 1610.00291, figure 2, as in the original's `src/generative/models/dfc_vae.py`: zero padding
+where the paper replicates borders. 2,311,403 trained parameters at latent size 100.
+"""
+
+from torch import nn
+
+from facevae.config import ModelConfig
+from facevae.models.blocks import doubled, drawn, halved
+from facevae.models.vae import VAE
+
+
+def dfc_vae(config: ModelConfig) -> VAE:
+    """Four halvings to the latent, four doublings back; the last doubling draws."""
+    decay = config.batch_norm_decay
+    encoder = nn.Sequential(
+        halved(3, 32, decay),
+        halved(32, 64, decay),
+        halved(64, 128, decay),
+        halved(128, 256, decay),
+    )
+    decoder = nn.Sequential(
+        doubled(256, 128, decay),
+        doubled(128, 64, decay),
+        doubled(64, 32, decay),
+        drawn(32, config, doubling=True),
+    )
+    return VAE(config, 64, encoder, 256, decoder)

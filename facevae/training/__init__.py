@@ -1,0 +1,1 @@
+"""Training: one step, the loop, and its workers on Ray Train."""

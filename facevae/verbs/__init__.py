@@ -1,0 +1,1 @@
+"""The verbs: each a call from a configuration to figures, recorded in MLflow."""

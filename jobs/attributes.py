@@ -1,0 +1,8 @@
+"""`facevae attributes` for `ray job submit --working-dir . -- python jobs/attributes.py ...`."""
+
+import sys
+
+from facevae.cli import run_verb
+
+if __name__ == "__main__":
+    sys.exit(run_verb("attributes", sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""AUC against a known value, scikit-learn, and labels with gaps."""
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from facevae.attributes.scores import auc_mean, held_out_auc
+from facevae.attributes.statistics import AttributeStatistics
+from facevae.attributes.vectors import LatentBatch, mean_difference
+
+NAMES = ("Smiling", "Male")
+
+
+def _vectors(latents, labels, min_count=1):
+    statistics = AttributeStatistics.of_batch(latents, np.ones_like(latents), labels)
+    return mean_difference(statistics, NAMES, min_count)
+
+
+def _batches(latents, labels, size=1000):
+    for start in range(0, len(latents), size):
+        z, t = latents[start : start + size], labels[start : start + size]
+        yield LatentBatch([""] * len(z), ["test"] * len(z), z, t)
+
+
+def _world(images, seed, distance=1.5):
+    """Two Gaussian classes per attribute, each along its own axis."""
+    random = np.random.default_rng(seed)
+    labels = random.choice(np.array([-1, 1], np.int8), (images, 2))
+    latents = random.normal(size=(images, 6))
+    latents[:, :2] += labels * distance / 2
+    return latents, labels
+
+
+def test_gaussian_classes_give_the_known_auc():
+    """Classes D deviations apart: AUC = Phi(D / sqrt(2))."""
+    auc = held_out_auc(_batches(*_world(20_000, 1)), _vectors(*_world(20_000, 0)))
+    assert list(auc) == list(NAMES)
+    assert auc["Smiling"] == pytest.approx(norm.cdf(1.5 / np.sqrt(2)), abs=0.01)
+    assert auc_mean(auc) == pytest.approx(np.mean(list(auc.values())))
+
+
+def test_missing_labels_and_broken_latents_are_skipped():
+    latents, labels = _world(500, 1)
+    vectors = _vectors(*_world(500, 0))
+    labels[::3, 0] = 0
+    latents[10] = np.nan
+    used = np.flatnonzero((labels[:, 0] != 0) & np.isfinite(latents).all(axis=1))
+    expected = roc_auc_score(labels[used, 0], latents[used] @ vectors.vectors[0])
+    found = held_out_auc(_batches(latents, labels, 7), vectors)
+    assert found["Smiling"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_class_has_no_auc_and_does_not_enter_the_mean():
+    latents, labels = _world(100, 1)
+    labels[:, 1] = 1
+    auc = held_out_auc(_batches(latents, labels), _vectors(*_world(100, 0)))
+    assert np.isnan(auc["Male"])
+    assert auc_mean(auc) == auc["Smiling"]
+
+
+def test_invalid_attributes_are_left_out():
+    latents, labels = _world(100, 0)
+    labels[:, 0] = -1
+    assert list(held_out_auc(_batches(latents, labels), _vectors(latents, labels))) == ["Male"]
+
+
+def test_no_images_give_nan():
+    auc = held_out_auc([], _vectors(*_world(100, 0)))
+    assert np.isnan(list(auc.values())).all()
+    assert np.isnan(auc_mean(auc))

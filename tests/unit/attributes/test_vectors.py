@@ -1,0 +1,282 @@
+"""Planted directions, the original's file layout, and damaged files."""
+
+import os
+
+import h5py
+import numpy as np
+import pytest
+
+from facevae.attributes.statistics import AttributeStatistics
+from facevae.attributes.vectors import (
+    LatentBatch,
+    find_rows,
+    mean_difference,
+    read_batches,
+    read_rows,
+    read_vectors,
+    rows_of,
+    write_hdf5,
+)
+from facevae.errors import UserError
+
+NAMES = ("Smiling", "Male", "Bald")
+IMAGES, LATENT = 400, 20
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Latents in float32 moved along known directions by their labels; Bald is all but absent."""
+    random = np.random.default_rng(3)
+    labels = random.choice(np.array([-1, 1], np.int8), (IMAGES, len(NAMES)))
+    labels[:, 2] = -1
+    labels[:4, 2] = 1
+    truth = random.normal(size=(len(NAMES), LATENT))
+    noise = 0.5 * random.normal(size=(IMAGES, LATENT))
+    latents = (noise + labels[:, :2] @ truth[:2]).astype(np.float32)
+    return latents, labels, truth
+
+
+@pytest.fixture(scope="module")
+def vectors(world):
+    latents, labels, _ = world
+    statistics = AttributeStatistics.of_batch(latents, np.ones_like(latents), labels)
+    return mean_difference(
+        statistics, NAMES, model_digest="m1", shards_digest="s1", labels_digest="l1"
+    )
+
+
+def _batches(world, size=64):
+    """The world in batches; image names run against the order of rows."""
+    latents, labels, _ = world
+    for start in range(0, IMAGES, size):
+        rows = range(start, min(start + size, IMAGES))
+        yield LatentBatch(
+            [f"{IMAGES - row:06d}.jpg" for row in rows],
+            ["train" if row % 2 else "test" for row in rows],
+            latents[rows],
+            labels[rows],
+        )
+
+
+@pytest.fixture
+def file(tmp_path, world, vectors):
+    path = tmp_path / "attribute_vectors.h5"
+    write_hdf5(path, vectors, _batches(world), IMAGES)
+    return path
+
+
+@pytest.fixture
+def original(tmp_path, world, vectors):
+    """A file as the original writes it: four data sets, fixed-length strings, nothing else."""
+    path = tmp_path / "original.h5"
+    latents, labels, _ = world
+    with h5py.File(path, "w") as file:
+        file["latent_vars"] = latents.astype(np.float64)
+        file["attributes"] = labels.astype(np.float64)
+        file["fields"] = np.array(NAMES, dtype="S")
+        file["attribute_vectors"] = vectors.vectors
+    return path
+
+
+def test_planted_directions_are_recovered(world, vectors):
+    truth = world[2]
+    for index, name in enumerate(NAMES[:2]):
+        found = vectors.vector(name)
+        cosine = found @ truth[index] / np.linalg.norm(found) / np.linalg.norm(truth[index])
+        assert cosine > 0.99
+        # labels are -1 and +1, so the step from one class to the other is twice the direction
+        assert np.abs(found - 2 * truth[index]).max() < 6 * vectors.standard_errors[index].max()
+
+
+def test_a_rare_attribute_has_no_vector_and_says_why(vectors):
+    np.testing.assert_array_equal(vectors.valid, [True, True, False])
+    assert np.isnan(vectors.vectors[2]).all()
+    assert np.isnan(vectors.standard_errors[2]).all()
+    with pytest.raises(UserError, match="Bald has no vector: 4 images with it and 396 without"):
+        vectors.vector("Bald")
+
+
+@pytest.mark.parametrize(("min_count", "valid"), [(4, True), (5, False), (0, True)])
+def test_min_count_is_the_smallest_that_counts(world, min_count, valid):
+    latents, labels, _ = world
+    statistics = AttributeStatistics.of_batch(latents, np.ones_like(latents), labels)
+    assert mean_difference(statistics, NAMES, min_count).valid[2] == valid
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_one_class_is_never_valid(world, missing):
+    latents, labels, _ = world
+    statistics = AttributeStatistics.of_batch(
+        latents, np.ones_like(latents), np.full_like(labels, missing)
+    )
+    found = mean_difference(statistics, NAMES, min_count=0)
+    assert not found.valid.any()
+    assert np.isnan(found.vectors).all()
+
+
+@pytest.mark.parametrize(("asked", "hint"), [("smiling", "Smiling"), ("Mail", "Male")])
+def test_an_unknown_name_gets_the_nearest(vectors, file, asked, hint):
+    with pytest.raises(UserError, match=f"did you mean {hint}"):
+        vectors.vector(asked)
+    with pytest.raises(UserError, match=f"did you mean {hint}"):
+        find_rows(file, asked)
+
+
+def test_another_model_is_refused_with_both_digests(vectors, original):
+    vectors.check_model("m1")
+    with pytest.raises(UserError, match=r"model m1,.* model m2"):
+        vectors.check_model("m2")
+    read_vectors(original).check_model("m2")
+
+
+def test_the_file_has_the_originals_layout(file, world):
+    latents, labels, _ = world
+    with h5py.File(file) as opened:
+        layout = {name: (opened[name].dtype, opened[name].shape) for name in opened}
+        assert layout["latent_vars"] == (np.float64, (IMAGES, LATENT))
+        assert layout["attributes"] == (np.float64, (IMAGES, 3))
+        assert layout["attribute_vectors"] == (np.float32, (3, LATENT))
+        np.testing.assert_array_equal(opened["latent_vars"][:], latents)
+        np.testing.assert_array_equal(opened["attributes"][:], labels)
+        assert [name.decode() for name in opened["fields"]] == list(NAMES)
+        assert opened.attrs["format_version"] == 1
+
+
+def test_vectors_round_trip(file, vectors):
+    again = read_vectors(file)
+    for name in ("vectors", "standard_errors", "valid", "positive_count", "negative_count"):
+        found, expected = getattr(again, name), getattr(vectors, name)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    for name in ("names", "method", "model_digest", "shards_digest", "labels_digest"):
+        assert getattr(again, name) == getattr(vectors, name)
+
+
+def test_the_same_input_gives_the_same_bytes(file, tmp_path, world, vectors):
+    """Also for other batch sizes; and a second write replaces the first."""
+    first = file.read_bytes()
+    os.utime(file, (0, 0))
+    write_hdf5(file, vectors, _batches(world, size=17), IMAGES)
+    assert file.read_bytes() == first
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_batches_round_trip(file, world):
+    for found, expected in zip(read_batches(file, 64), _batches(world), strict=True):
+        assert (found.image_id, found.split) == (expected.image_id, expected.split)
+        np.testing.assert_array_equal(found.latents, expected.latents)
+        np.testing.assert_array_equal(found.attributes, expected.attributes)
+
+
+def test_rows_are_found_by_label_in_the_order_of_image_names(file, world):
+    latents, labels, _ = world
+    rows = find_rows(file, "Smiling", label=-1)
+    # names run against rows
+    np.testing.assert_array_equal(rows, np.flatnonzero(labels[:, 0] == -1)[::-1])
+    chosen = read_rows(file, rows[[5, 0, 5]])
+    assert chosen.image_id == [f"{IMAGES - row:06d}.jpg" for row in rows[[5, 0, 5]]]
+    np.testing.assert_array_equal(chosen.latents, latents[rows[[5, 0, 5]]])
+    np.testing.assert_array_equal(chosen.attributes, labels[rows[[5, 0, 5]]])
+    np.testing.assert_array_equal(rows_of(file, chosen.image_id), rows[[5, 0, 5]])
+    assert set(read_rows(file, find_rows(file, "Smiling", 1, "test")).split) == {"test"}
+
+
+@pytest.mark.parametrize("rows", [[IMAGES], [-1], [0, 10**6]])
+def test_rows_out_of_range_are_refused(file, rows):
+    with pytest.raises(UserError, match=f"rows 0 to {IMAGES - 1}"):
+        read_rows(file, rows)
+
+
+def test_an_unknown_image_is_refused(file):
+    with pytest.raises(UserError, match=r"no image 'me.jpg'.*'000001.jpg' to '000400.jpg'"):
+        rows_of(file, ["000001.jpg", "me.jpg"])
+
+
+def test_the_originals_file_is_read(original, world, vectors):
+    labels = world[1]
+    found = read_vectors(original)
+    assert found.names == NAMES
+    np.testing.assert_array_equal(found.vectors, vectors.vectors)
+    np.testing.assert_array_equal(found.valid, vectors.valid)
+    np.testing.assert_array_equal(found.positive_count, vectors.positive_count)
+    np.testing.assert_array_equal(found.negative_count, vectors.negative_count)
+    assert (found.model_digest, found.method) == ("", "mean_difference")
+    rows = find_rows(original, "Smiling")
+    np.testing.assert_array_equal(rows, np.flatnonzero(labels[:, 0] == -1))
+    assert read_rows(original, [7, 123]).image_id == ["007", "123"]
+
+
+@pytest.mark.parametrize("count", [IMAGES - 1, IMAGES + 1])
+def test_another_number_of_images_leaves_no_file(tmp_path, world, vectors, count):
+    with pytest.raises(UserError, match=f"expected latents of {count} images"):
+        write_hdf5(tmp_path / "v.h5", vectors, _batches(world), count)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("actor died"), KeyboardInterrupt()])
+def test_a_failure_between_batches_keeps_the_old_file(file, tmp_path, world, vectors, error):
+    def failing():
+        yield next(_batches(world))
+        raise error
+
+    before = file.read_bytes()
+    with pytest.raises(type(error)):
+        write_hdf5(file, vectors, failing(), IMAGES)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_full_disk_leaves_no_file(tmp_path, world, vectors):
+    """A limit on the size of files stands for the full disk; HDF5 alone would end the process."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_hdf5(tmp_path / "v.h5", vectors, _batches(world), IMAGES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _text(path):
+    path.write_text("not HDF5")
+
+
+def _without_fields(path):
+    with h5py.File(path, "a") as file:
+        del file["fields"]
+
+
+def _other_shape(path):
+    with h5py.File(path, "a") as file:
+        del file["attributes"]
+        file["attributes"] = np.zeros((IMAGES, 2))
+
+
+def _of_the_future(path):
+    with h5py.File(path, "a") as file:
+        file.attrs["format_version"] = 99
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_truncated, "not an HDF5 file, or damaged"),
+        (_text, "not an HDF5 file, or damaged"),
+        (_without_fields, "no data set 'fields'"),
+        (_other_shape, "do not match"),
+        (_of_the_future, "format version 99"),
+        (os.remove, "no attribute vectors at"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_refused_in_one_line(file, damage, message):
+    damage(file)
+    with pytest.raises(UserError, match=message) as caught:
+        read_vectors(file)
+    assert "\n" not in str(caught.value)
+    assert file.name in str(caught.value)
