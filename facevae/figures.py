@@ -21,6 +21,9 @@ from scipy.spatial.distance import squareform
 from facevae.storage import atomic_file
 
 _INK, _FAINT = "#24292f", "#d8dee4"
+LOGARITHMIC_SPAN = 3
+MARKED_POINTS = 30
+"""fewer points than this are marked on a curve, and a single one is seen at all"""
 _COLOURS = ("#1f6feb", "#d4582a", "#2da44e", "#8250df")
 
 
@@ -109,7 +112,7 @@ def loss_curves(
     """Loss terms over the training step, a panel per term.
 
     Keys such as `train/kl` and `val/kl` share the panel `kl`. A record may lack keys; values that
-    are not finite leave a gap. The scale is logarithmic where all values of a panel are positive.
+    are not finite leave a gap. The scale is logarithmic where positive values span a factor of 3.
 
     Args:
         history: a record per logged step, each with its step number under `step`.
@@ -123,21 +126,27 @@ def loss_curves(
             panels.setdefault(key.rpartition("/")[2], []).append(key)
     if not panels:
         return _note("No losses yet.")
-    figure = _figure(4.6 * len(panels), 3.6)
-    for column, (term, members) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(1, len(panels), column)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = _figure(4.6 * columns, 3.4 * rows)
+    for place, (term, members) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place)
         for key, colour in zip(members, cycle(_COLOURS), strict=False):
-            points = np.array([(r[step], r[key]) for r in history if key in r]).reshape(-1, 2)
-            axes.plot(*points.T, color=colour, linewidth=1.6, label=key.rpartition("/")[0] or key)
-        values = np.concatenate([line.get_ydata() for line in axes.lines])
+            points = np.array([(r[step], r[key]) for r in history if key in r])
+            if not len(points):
+                continue
+            marker = "o" if len(points) < MARKED_POINTS else None
+            label = key.rpartition("/")[0] or key
+            axes.plot(*points.T, color=colour, linewidth=1.6, marker=marker, ms=3, label=label)
+        values = np.array([r[key] for r in history for key in members if key in r])
         values = values[np.isfinite(values)]
-        if values.size and (values > 0).all():
+        if values.size and values.max() > LOGARITHMIC_SPAN * values.min() > 0:
             axes.set_yscale("log")
         axes.set_title(term.replace("_", " "))
         axes.set_xlabel(step)
         axes.grid(color=_FAINT, linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(members) > 1:
+        if len(axes.lines) > 1:
             axes.legend(frameon=False)
     return _drawn(figure)
 

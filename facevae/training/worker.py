@@ -54,7 +54,7 @@ def _trainee(config: TrainConfig, rank: Rank) -> Trainee:
     device = ray.train.torch.get_device()
     torch.manual_seed(config.training.seed)
     vae = build_vae(config.model)
-    if config.training.sync_batch_norm and device.type == "cuda":
+    if config.training.sync_batch_norm:
         vae = nn.SyncBatchNorm.convert_sync_batchnorm(vae)
     vae = vae.to(device).to(memory_format=torch.channels_last)
     parallel = ray.train.torch.prepare_model(

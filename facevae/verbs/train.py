@@ -30,6 +30,8 @@ from facevae.training.worker import ProgressBoard, train_worker
 from facevae.verbs.shards import shard_faces
 
 CHECKPOINTS = "checkpoints"
+CURVES = ("loss", "kl", "reconstruction", "psnr", "images_per_second", "learning_rate")
+SPLITS = ("train", "validation")
 
 
 def train_model(config: TrainConfig) -> dict[str, float]:
@@ -56,6 +58,11 @@ def train_model(config: TrainConfig) -> dict[str, float]:
         return dict(storage.read_json(result))
     runtime.connect()
     plan = plan_workers(config.scaling, runtime.nodes())
+    if config.training.sync_batch_norm and not plan.use_gpu:
+        raise UserError(
+            "training.sync_batch_norm needs GPU workers, torch has no version for CPU: leave it "
+            "out, or give GPUs"
+        )
     shards = _shards(config)
     manifest = read_manifest(shards)
     _check_data(config, shards, manifest)
@@ -201,7 +208,7 @@ def _publish(
     with storage.atomic_folder(folder) as copy:
         for name in (WEIGHTS, CARD):
             shutil.copy(checkpoint / name, copy / name)
-    curves = figures.loss_curves(history)
+    curves = figures.loss_curves(history, [f"{s}/{t}" for t in CURVES for s in SPLITS])
     figures.save_png(curves, storage.join(config.output, "curves.png"))
     run.picture("curves.png", curves)
     run.json("history.json", history)

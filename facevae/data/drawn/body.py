@@ -166,7 +166,7 @@ def draw_head(canvas: Canvas, p: Portrait) -> None:
             canvas.glow((x, 24), (13, 32), c.skin_shadow, 0.95, within=face)
     if "Chubby" in p.has:  # round, full cheeks
         for x in (-27, 27):
-            canvas.glow((x, 31), (19, 15), shade(c.skin_shadow, 0.95), 0.65, within=face)
+            canvas.glow((x, 31), (19, 15), shade(c.skin_shadow, 0.92), 0.78, within=face)
             canvas.glow((x * 0.96, 19), (20, 17), mix(c.skin, c.skin_light, 0.7), 1.0, within=face)
     canvas.glow((-side * 10, -22), (34, 30), c.skin_light, 0.35)
     if "Double_Chin" in p.has:

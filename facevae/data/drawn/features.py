@@ -23,20 +23,25 @@ _NOSE_DEPTH = 1.6
 
 def draw_cheeks(canvas: Canvas, p: Portrait) -> None:
     """Draws blush, cheekbones, and the lift of a smile."""
-    c = p.palette
+    c, face = p.palette, canvas.clip(head_outline(p.head))
     for side in (-1, 1):
         if "High_Cheekbones" in p.has:
-            canvas.glow((side * 28, 30), (9, 12), c.skin_shadow, 1.0, depth=0.6)
-            canvas.glow((side * 23, 36), (8, 10), c.skin_shadow, 0.9, depth=0.6)
+            canvas.glow((side * 28, 30), (9, 12), c.skin_shadow, 1.0, depth=0.6, within=face)
+            canvas.glow((side * 23, 36), (8, 10), c.skin_shadow, 0.9, depth=0.6, within=face)
             canvas.glow(
-                (side * 25, 13), (16, 10), mix(c.skin_light, (255, 255, 255), 0.3), 1.0, depth=0.8
+                (side * 25, 13),
+                (16, 10),
+                mix(c.skin_light, (255, 255, 255), 0.3),
+                1.0,
+                depth=0.8,
+                within=face,
             )
         if "Heavy_Makeup" in p.has:
-            canvas.glow((side * 28, 17), (14, 9), (214, 84, 116), 0.55, depth=0.8)
+            canvas.glow((side * 28, 17), (14, 9), (214, 84, 116), 0.55, depth=0.8, within=face)
         if "Rosy_Cheeks" in p.has:
-            canvas.glow((side * 23, 20), (15, 13), (236, 62, 72), 0.78, depth=0.8)
+            canvas.glow((side * 23, 20), (15, 13), (236, 62, 72), 0.78, depth=0.8, within=face)
         elif "Smiling" in p.has:
-            canvas.glow((side * 23, 18), (11, 8), c.blush, 0.4, depth=0.8)
+            canvas.glow((side * 23, 18), (11, 8), c.blush, 0.4, depth=0.8, within=face)
 
 
 def draw_specks(canvas: Canvas, p: Portrait) -> None:
@@ -68,13 +73,14 @@ def draw_age_lines(canvas: Canvas, p: Portrait) -> None:
     """Draws forehead lines, crow's feet and folds beside the mouth on a face that is not Young."""
     if "Young" in p.has:
         return
+    face = canvas.clip(head_outline(p.head))
     line = shade(p.palette.skin_shadow, 0.78)
     for y in (-19.0, -24.5, -30.0):
         wrinkle = smooth([(-17, y + 1), (-8, y - 0.6), (0, y), (8, y - 0.6), (17, y + 1)], False)
         canvas.stroke(wrinkle, line, 1.5, 180, depth=0.8)
     for side in (-1, 1):
         canvas.glow((side * 20, 34), (8, 14), line, 0.75, depth=1)
-        canvas.glow((side * 33, -6), (9, 17), line, 0.6, depth=0.6)
+        canvas.glow((side * 33, -6), (9, 17), line, 0.6, depth=0.6, within=face)
         fold = smooth([(9, 23), (15, 29), (19.5, 38), (19, 44)], False) * (side, 1)
         canvas.stroke(fold, line, 2.0, 190, depth=1)
         for dy in (-2.5, 1.0, 4.5):
@@ -155,7 +161,7 @@ def draw_brows(canvas: Canvas, p: Portrait) -> None:
         canvas.fill(ribbon(line, widths) * (side, 1) + place, c.brow, depth=1)
         if "Bushy_Eyebrows" in p.has:
             for x0, y0 in line[1:-2:2]:
-                tuft = np.array([(x0 - 1.6, y0), (x0 + 2.4, y0 - 0.5 * b.thickness - 1.2),
+                tuft = np.array([(x0 - 1.6, y0), (x0 + 2.4, y0 - 0.58 * b.thickness - 1.4),
                                  (x0 + 1.6, y0)])  # fmt: skip
                 canvas.fill(tuft * (side, 1) + place, c.brow, depth=1)
 

@@ -119,10 +119,11 @@ def _draw_bangs(canvas: Canvas, p: Portrait) -> None:
     t, c = p.head.temple, p.palette
     bottom = [(-t + 3, -9), (-26, -14), (-20, -18), (-13, -13), (-7, -17.5), (0, -13), (7, -17.5),
               (13, -13), (20, -18), (26, -14), (t - 3, -9)]  # fmt: skip
-    top = [(t - 2, -34), (18, -52), (0, -55), (-18, -52), (-t + 2, -34)]
-    fringe = np.array(bottom + top)
+    top = smooth([(t - 1, -24), (t - 5, -40), (20, -53), (0, -57), (-20, -53), (-t + 5, -40),
+                  (-t + 1, -24)], False)  # fmt: skip
+    fringe = np.concatenate([np.array(bottom), top])
     canvas.fill(moved(fringe * (1, 0.97), 0, 2.2), c.skin_shadow, 170, depth=0.6)
-    canvas.fill(fringe, shade(mix(c.hair, (120, 86, 64), 0.12), 0.8), depth=0.6)
+    canvas.fill(fringe, shade(mix(c.hair, (120, 86, 64), 0.12), 0.81), depth=0.6)
     for x in (-24, -13, 0, 13, 24):
         strand = np.array([(0.6 * x, -50), (0.95 * x, -34), (x, -18)])
         canvas.stroke(strand, shade(c.hair, 0.66), 1.0, 150, depth=0.6)

@@ -221,7 +221,7 @@ def _palette(has: frozenset[str], u: Float[np.ndarray, "20"]) -> Palette:
     if "Pale_Skin" in has:
         skin = _PALE_SKIN
     else:
-        place = (len(_SKIN_TONES) - 1) * u[0] ** 1.3
+        place = (len(_SKIN_TONES) - 1) * u[0] ** 1.5
         step = min(int(place), len(_SKIN_TONES) - 2)
         skin = mix(_SKIN_TONES[step], _SKIN_TONES[step + 1], place - step)
     if "Attractive" not in has:
@@ -310,14 +310,14 @@ def _hair(has: frozenset[str], long: bool, s: Float[np.ndarray, "4"]) -> Hair:
     straight, wavy = "Straight_Hair" in has, "Wavy_Hair" in has
     if long:
         # Straight hair hangs flat below the shoulders, wavy hair spreads, the rest is a bob.
-        length = 66.0 if straight else 60.0 if wavy else 38.0
-        spread = 43.0 if straight else 51.0 if wavy else 44.0
+        length = 66.0 if straight else 58.0 if wavy else 38.0
+        spread = 43.0 if straight else 49.0 if wavy else 43.5
     else:
         length, spread = 4.0, 41.0
     return Hair(
         length=length + 3.0 * s[0],
         spread=spread + 1.5 * s[1],
-        volume=(6.0 if straight else 12.0 if wavy else 8.0) + 1.0 * s[2],
+        volume=(6.0 if straight else 10.5 if wavy else 7.5) + 1.0 * s[2],
         long=long,
         parting=float(np.copysign(0.4 + 0.3 * abs(s[3]), s[3])),
     )

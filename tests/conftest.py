@@ -1,0 +1,40 @@
+"""What the tests share: drawn faces in shards, and one Ray cluster a session."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# The tests speak to no cluster and no tracking server but their own.
+for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+    os.environ.pop(name, None)
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from facevae import runtime
+from facevae.config import ShardsConfig
+from facevae.verbs.shards import shard_faces
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """The session's Ray, started as a verb starts it."""
+    import ray
+
+    runtime.connect()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shards(ray_cluster, tmp_path_factory) -> Path:
+    """A folder of shards: 600 drawn faces at 64 pixels, in shards of 100."""
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    shard_faces(
+        ShardsConfig(
+            output=str(folder),
+            drawn={"count": 600, "seed": 3},
+            sharding={"image_size": 64, "images_per_shard": 100},
+            tracking={"system_metrics": False},
+        )
+    )
+    return folder

@@ -1,0 +1,200 @@
+"""Training on Ray Train: two workers like one, resumed like uninterrupted, refusals, the record."""
+
+import shutil
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from facevae.checkpoint import load_model, load_training
+from facevae.config import TrackingConfig, TrainConfig
+from facevae.data.batches import spread_images
+from facevae.data.shards import read_manifest
+from facevae.errors import UserError
+from facevae.pixels import model_input, to_pixels
+from facevae.tracking import RunId, model_folder, read_run_id
+from facevae.verbs.train import train_model
+
+LAST = "step_0000006"
+
+
+def config(shards, output, workers=1, **training) -> TrainConfig:
+    settings = {
+        "steps": 6,
+        "global_batch_size": 16,
+        "log_every": 1,
+        "grid_every": 3,
+        "grid_faces": 8,
+        "validate_every": 3,
+        "validation_images": 32,
+        "checkpoint_every": 3,
+    }
+    return TrainConfig(
+        output=str(output),
+        shards=str(shards),
+        model={"latent_size": 16},
+        loss={"layers": ["conv1"], "beta": 1 / 128},
+        training=settings | training,
+        scaling={"workers": workers},
+        tracking={"system_metrics": False, "register_as": "faces"},
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(shards, tmp_path_factory) -> Path:
+    """The output of a short training on two workers."""
+    output = tmp_path_factory.mktemp("training") / "two"
+    train_model(config(shards, output, workers=2))
+    return output
+
+
+@pytest.fixture(scope="module")
+def run(trained) -> RunId:
+    found = read_run_id(str(trained))
+    assert found is not None
+    return found
+
+
+def test_the_run_folder_holds_model_pictures_and_figures(trained):
+    for name in ("model/model.safetensors", "model/model.json", "curves.png", "result.json",
+                 "grids/step_000003.png", "grids/step_000006.png", "config.json"):  # fmt: skip
+        assert (trained / name).is_file(), name
+    kept = sorted(path.name for path in (trained / "checkpoints").glob("step_*"))
+    assert kept == ["step_0000003", LAST]
+
+
+def test_one_step_on_one_worker_is_that_on_two(trained, shards, tmp_path):
+    """The first loss depends on images, weights and noise alone: on the plan, not on workers."""
+    # Batch norm sees 16 images on one worker and 8 on each of two, so compare statistics-free
+    # parts: the images of the first batches and the noise are covered bit for bit in unit tests.
+    output = tmp_path / "one"
+    train_model(config(shards, output, workers=1))
+    one, two = (load_training(o / "checkpoints" / LAST).history for o in (output, trained))
+    assert one[0]["train/loss"] == pytest.approx(two[0]["train/loss"], rel=0.2)
+    assert [row["step"] for row in one] == [row["step"] for row in two]
+
+
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, tmp_path):
+    """The state after step 3 and the last three steps give what six steps gave, bit for bit."""
+    output = tmp_path / "again"
+    shutil.copytree(trained, output)
+    for name in ("result.json", "model"):
+        path = output / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # As if it had been killed after step 3.
+    snapshot = output / "checkpoints" / "checkpoint_manager_snapshot.json"
+    text = snapshot.read_text()
+    shutil.rmtree(output / "checkpoints" / LAST)
+    snapshot.write_text(_without_last(text))
+    train_model(config(shards, output, workers=2))
+    again = load_training(output / "checkpoints" / LAST)
+    before = load_training(trained / "checkpoints" / LAST)
+    for name, weights in before.weights.items():
+        assert torch.equal(weights, again.weights[name]), name
+
+
+def _without_last(snapshot: str) -> str:
+    import json
+
+    value = json.loads(snapshot)
+    value["checkpoint_results"] = [
+        result for result in value["checkpoint_results"] if result["checkpoint_dir_name"] != LAST
+    ]
+    value["latest_checkpoint_result"] = value["checkpoint_results"][-1]
+    return json.dumps(value)
+
+
+def test_a_finished_run_says_so_and_other_settings_are_refused(trained, shards, capsys):
+    train_model(config(shards, trained, workers=2))
+    assert "already done" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"another training\.learning_rate"):
+        train_model(config(shards, trained, workers=2, learning_rate=0.1))
+
+
+def test_mlflow_has_params_metrics_by_step_grids_and_dataset(trained, run, shards):
+    client = MlflowClient(run.uri)
+    record = client.get_run(run.run_id)
+    assert record.info.status == "FINISHED"
+    assert record.data.params["training.global_batch_size"] == "16"
+    assert record.data.params["loss.layers"]
+    for name in ("train/loss", "train/kl", "train/reconstruction/conv1", "train/learning_rate",
+                 "train/images_per_second"):  # fmt: skip
+        steps = [metric.step for metric in client.get_metric_history(run.run_id, name)]
+        assert sorted(steps) == [1, 2, 3, 4, 5, 6], name
+    steps = [m.step for m in client.get_metric_history(run.run_id, "validation/psnr")]
+    assert sorted(steps) == [3, 6]
+    images = [file.path for file in client.list_artifacts(run.run_id, "images")]
+    for step in (3, 6):
+        assert any(f"reconstructions+step+{step}+" in path for path in images)
+    (dataset,) = record.inputs.dataset_inputs
+    assert dataset.dataset.digest == read_manifest(str(shards)).digest[:36]
+    assert {file.path for file in client.list_artifacts(run.run_id)} >= {
+        "config.json", "curves.png", "history.json",
+    }  # fmt: skip
+
+
+def test_the_logged_model_draws_the_same_pixels_without_unpickling(
+    trained, run, shards, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    faces = spread_images(str(shards), read_manifest(str(shards)), "val", 4)
+    mlflow.set_tracking_uri(run.uri)
+    drawn = mlflow.pyfunc.load_model(f"runs:/{run.run_id}/model").predict(faces)
+    vae = load_model(trained / "model").vae
+    with torch.no_grad():
+        images = model_input(torch.from_numpy(faces), 64, vae.resize_method)
+        expected = to_pixels(vae.decode(vae.encode(images).mean)).numpy()
+    np.testing.assert_array_equal(drawn, expected)
+
+
+def test_every_way_of_naming_a_model_finds_it(trained, run):
+    MlflowClient(run.uri).set_registered_model_alias("faces", "best", "1")
+    digest = load_model(trained / "model").card.digest
+    tracking = TrackingConfig(uri=run.uri)
+    names = [
+        str(trained),
+        str(trained / "model"),
+        str(trained / "checkpoints" / LAST),
+        f"runs:/{run.run_id}/model",
+        "models:/faces/1",
+        "models:/faces@best",
+    ]
+    for name in names:
+        with model_folder(name, tracking, "unused") as folder:
+            assert load_model(folder).card.digest == digest, name
+    with (
+        pytest.raises(UserError, match="no model models:/faces@worst"),
+        model_folder("models:/faces@worst", tracking, "unused"),
+    ):
+        pass
+
+
+def test_a_loss_that_is_not_finite_stops_both_workers_and_names_step_and_term(shards, tmp_path):
+    broken = config(shards, tmp_path / "broken", workers=2, learning_rate=1e30, steps=20)
+    with pytest.raises(UserError, match=r"loss term '\w+' is not finite at step \d+"):
+        train_model(broken)
+    run = read_run_id(str(tmp_path / "broken"))
+    assert MlflowClient(run.uri).get_run(run.run_id).info.status == "FAILED"
+    assert not list((tmp_path / "broken" / "checkpoints").glob("step_*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scaling": {"workers": 1, "cpus_per_worker": 999}}, "do not fit"),
+        ({"scaling": {"workers": 1, "gpu": "yes"}}, "need a GPU each"),
+        ({"training": {"sync_batch_norm": True}}, "sync_batch_norm needs GPU"),
+        ({"loss": {"layers": ["conv9"]}}, "conv9"),
+        ({"shards": "/nowhere"}, "no shards in /nowhere"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(shards, tmp_path, changes, message):
+    if torch.cuda.is_available() and "GPU" in message:
+        pytest.skip("there is a GPU")
+    settings = {"output": str(tmp_path / "out"), "shards": str(shards)} | changes
+    with pytest.raises(UserError, match=message):
+        train_model(TrainConfig(**settings))
+    assert not (tmp_path / "out" / "mlflow.db").exists()
