@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-# The tests speak to no cluster and no tracking server but their own.
-for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-    os.environ.pop(name, None)
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 from facevae import runtime
 from facevae.config import ShardsConfig
 from facevae.verbs.shards import shard_faces
+
+
+def pytest_configure() -> None:
+    """The tests speak to no cluster and no tracking server but their own."""
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

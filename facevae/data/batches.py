@@ -27,7 +27,7 @@ from facevae.data.shards import Manifest
 # A window is what one task reads and shuffles: 2,048 images mix rows of 8 places in the data set.
 GROUPS_PER_WINDOW = 8
 READ_CPUS = 0.25
-"""logical CPUs of one read task"""
+"""logical CPUs of one reader"""
 
 
 class RowGroup(NamedTuple):
@@ -129,7 +129,7 @@ class Share(NamedTuple):
 
 
 class ReadWindow:
-    """One Ray task: a window by number -> this rank's images of it, decoded, in plan order."""
+    """An actor: a window by number -> this rank's images of it, decoded, in plan order."""
 
     def __init__(self, folder: str, plan: EpochPlan, share: Share) -> None:
         self._folder, self._plan, self._share = folder, plan, share
@@ -160,16 +160,24 @@ class TrainingBatch(NamedTuple):
 
 
 def training_batches(
-    folder: str, plan: EpochPlan, share: Share, device: torch.device
+    folder: str, plan: EpochPlan, share: Share, device: torch.device, readers: int = 1
 ) -> Iterator[TrainingBatch]:
-    """This rank's batches, one a step, read and decoded ahead of time by Ray Data tasks."""
+    """This rank's batches, one a step, read and decoded ahead of time by Ray Data actors.
+
+    Actors, not tasks: between bursts of reading Ray ends idle task processes, and starting them
+    anew costs seconds of CPU each time.
+    """
     spans = [span for span in plan.spans(share.start, share.stop) if len(share.places(span))]
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     items = [span._asdict() for span in spans]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        ReadWindow(folder, plan, share), batch_size=1, num_cpus=READ_CPUS
+        ReadWindow,
+        fn_constructor_args=(folder, plan, share),
+        compute=ray.data.ActorPoolStrategy(size=min(readers, len(items))),
+        batch_size=1,
+        num_cpus=READ_CPUS,
     )
     batches = dataset.iter_torch_batches(
         batch_size=share.global_batch_size // share.ranks, prefetch_batches=4, device=device

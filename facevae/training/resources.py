@@ -12,14 +12,18 @@ from facevae.data.batches import READ_CPUS
 from facevae.errors import UserError
 from facevae.runtime import Node
 
+MAX_READERS = 8
+"""most readers of one worker: ten times what a GPU trains, if each decodes 3,000 images/s"""
+
 
 class WorkerPlan(NamedTuple):
-    """What each training worker reserves, and how many threads it computes with."""
+    """What each worker reserves, its threads, and the readers that feed it."""
 
     workers: int
     cpus: float
     use_gpu: bool
     threads: int
+    readers: int
 
     def resources(self) -> dict[str, float]:
         """The bundle of one worker, as Ray names it."""
@@ -50,12 +54,14 @@ def plan_workers(scaling: ScalingConfig, nodes: Sequence[Node]) -> WorkerPlan:
         )
     per_node = max(1, -(-workers // max(len(nodes), 1)))
     largest = max((node.cpus for node in nodes), default=1.0)
-    return WorkerPlan(workers, cpus, use_gpu, max(1, int(largest // per_node)))
+    readers = int((total - workers * cpus) / reads + 1e-9)
+    threads = max(1, int(largest // per_node))
+    return WorkerPlan(workers, cpus, use_gpu, threads, min(readers, MAX_READERS))
 
 
 def _fair_share(workers: int, nodes: Sequence[Node], use_gpu: bool) -> float:
     """The most CPUs that each worker can have; one is enough beside a GPU."""
-    reads = READ_CPUS * workers  # one read task at a time for each
+    reads = READ_CPUS * workers  # one reader for each
     total = sum(node.cpus for node in nodes)
     most = (total - reads) / workers
     shares = {node.cpus / k for node in nodes for k in range(1, workers + 1)} | {most}

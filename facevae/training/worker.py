@@ -28,7 +28,7 @@ def train_worker(job: dict[str, Any]) -> None:
 
     Args:
         job: `config` (a TrainConfig as JSON), `shards` (folder), `run` (RunId as a tuple),
-            `threads`, and `progress` (a ProgressBoard actor).
+            `threads`, `readers`, and `progress` (a ProgressBoard actor).
     """
     torch.set_num_threads(job["threads"])
     config = TrainConfig.model_validate(job["config"])
@@ -44,7 +44,7 @@ def train_worker(job: dict[str, Any]) -> None:
     batch_size = config.training.global_batch_size
     share = Share(*rank, batch_size, done * batch_size, config.training.steps * batch_size)
     plan = epoch_plan(manifest, "train", config.training.seed)
-    batches = training_batches(job["shards"], plan, share, trainee.device)
+    batches = training_batches(job["shards"], plan, share, trainee.device, job["readers"])
     held_out = spread_images(job["shards"], manifest, "val", config.training.validation_images)
     train(trainee, (batch.pixels for batch in batches), held_out, done + 1, listener)
     listener.finish()

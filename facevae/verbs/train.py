@@ -135,6 +135,7 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> Path:
             "shards": shards,
             "run": tuple(run.id),
             "threads": plan.threads,
+            "readers": plan.readers,
             "progress": board,
         },
         scaling_config=ray.train.ScalingConfig(

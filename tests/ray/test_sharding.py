@@ -10,8 +10,8 @@ from PIL import Image
 from facevae.config import ShardsConfig
 from facevae.data.drawn import drawn_face, write_celeba_layout
 from facevae.data.images import decode_jpegs
-from facevae.data.shards import read_manifest, read_shard, shard_uri
 from facevae.data.sharding import CELEBA_BOX
+from facevae.data.shards import read_manifest, read_shard, shard_uri
 from facevae.errors import UserError
 from facevae.pixels import crop_and_resize
 from facevae.verbs.shards import shard_faces

@@ -1,5 +1,6 @@
 """Training on Ray Train: two workers like one, resumed like uninterrupted, refusals, the record."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -66,17 +67,6 @@ def test_the_run_folder_holds_model_pictures_and_figures(trained):
     assert kept == ["step_0000003", LAST]
 
 
-def test_one_step_on_one_worker_is_that_on_two(trained, shards, tmp_path):
-    """The first loss depends on images, weights and noise alone: on the plan, not on workers."""
-    # Batch norm sees 16 images on one worker and 8 on each of two, so compare statistics-free
-    # parts: the images of the first batches and the noise are covered bit for bit in unit tests.
-    output = tmp_path / "one"
-    train_model(config(shards, output, workers=1))
-    one, two = (load_training(o / "checkpoints" / LAST).history for o in (output, trained))
-    assert one[0]["train/loss"] == pytest.approx(two[0]["train/loss"], rel=0.2)
-    assert [row["step"] for row in one] == [row["step"] for row in two]
-
-
 def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, tmp_path):
     """The state after step 3 and the last three steps give what six steps gave, bit for bit."""
     output = tmp_path / "again"
@@ -97,12 +87,11 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, 
 
 
 def _without_last(snapshot: str) -> str:
-    import json
-
     value = json.loads(snapshot)
     value["checkpoint_results"] = [
         result for result in value["checkpoint_results"] if result["checkpoint_dir_name"] != LAST
     ]
+    value["checkpoint_report_indices"].pop()
     value["latest_checkpoint_result"] = value["checkpoint_results"][-1]
     return json.dumps(value)
 
