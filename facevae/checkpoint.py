@@ -6,6 +6,7 @@ A model folder holds `model.safetensors` and `model.json`; a training checkpoint
 """
 
 import json
+import pickle
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,11 +142,18 @@ def load_training(folder: Path) -> TrainingState:
     if not (folder / TRAINING).is_file():
         raise UserError(f"{folder} is no training checkpoint: it has no {TRAINING}")
     value = storage.read_json(str(folder / TRAINING))
+    card = read_card(folder)
+    if storage.file_digest(folder / WEIGHTS) != card.digest:
+        raise UserError(f"{folder / WEIGHTS} is damaged: its digest is not that of its card")
     weights, average = _load_tensors(folder / WEIGHTS), None
     if (folder / TRAINING_WEIGHTS).is_file():
         weights, average = _load_tensors(folder / TRAINING_WEIGHTS), weights
-    optimizer = torch.load(folder / OPTIMIZER, weights_only=True)
-    return TrainingState(value["step"], weights, average, optimizer, value["history"])
+    try:
+        optimizer = torch.load(folder / OPTIMIZER, weights_only=True)
+        return TrainingState(value["step"], weights, average, optimizer, value["history"])
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{folder} is a damaged training checkpoint ({reason})") from error
 
 
 def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:

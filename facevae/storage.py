@@ -20,6 +20,17 @@ from fsspec.implementations.local import LocalFileSystem
 
 from facevae.errors import UserError
 
+WRITE_ERRORS = {
+    errno.ENOSPC: "the disk is full; free some space or choose another place",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another place",
+    errno.EACCES: "no permission to write there; choose another place",
+    errno.EPERM: "no permission to write there; choose another place",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.EEXIST: "a file is in the way of the folder; move it or choose another place",
+    errno.ENOTDIR: "a file is in the way of the folder; move it or choose another place",
+}
+"""what a failure to write means, and what to do, by errno"""
+
 
 def is_local(uri: str) -> bool:
     """Whether the URI names a file of this machine."""
@@ -72,21 +83,12 @@ def writing_to(uri: str) -> Iterator[None]:
     Raises:
         UserError: no permission, disk full, or a file where a folder should be.
     """
-    reasons = {
-        errno.ENOSPC: "the disk is full; free some space or choose another place",
-        errno.EDQUOT: "the disk quota is used up; free some space or choose another place",
-        errno.EACCES: "no permission to write there; choose another place",
-        errno.EPERM: "no permission to write there; choose another place",
-        errno.EROFS: "the file system is read-only; choose another place",
-        errno.EEXIST: "a file is in the way of the folder; move it or choose another place",
-        errno.ENOTDIR: "a file is in the way of the folder; move it or choose another place",
-    }
     try:
         yield
     except OSError as error:
-        if error.errno not in reasons:
+        if error.errno not in WRITE_ERRORS:
             raise
-        raise UserError(f"cannot write {uri}: {reasons[error.errno]}") from error
+        raise UserError(f"cannot write {uri}: {WRITE_ERRORS[error.errno]}") from error
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ Workers that take every CPU starve the tasks that read for them, and the run han
 error; so it is worked out, and refused with a remedy, before anything starts.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -72,7 +73,8 @@ def _fair_share(workers: int, nodes: Sequence[Node], use_gpu: bool) -> float:
     ]
     if not fitting:
         return 1.0
-    return min(max(fitting), 1.0) if use_gpu else max(fitting)
+    share = math.floor(max(fitting) * 1e4) / 1e4  # Ray counts in ten-thousandths
+    return min(share, 1.0) if use_gpu else share
 
 
 def _capacity(cpus: float, nodes: Sequence[Node], use_gpu: bool) -> int:

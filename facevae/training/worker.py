@@ -1,5 +1,6 @@
 """What each Ray Train worker runs: the training loop over its share of the batches."""
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import ray.train.torch
 import torch
 from torch import nn
 
-from facevae import figures
+from facevae import figures, storage
 from facevae.checkpoint import ModelCard, TrainingState, load_training, save_training
 from facevae.config import TrainConfig
 from facevae.data.batches import Share, epoch_plan, spread_images, training_batches
@@ -118,7 +119,12 @@ class _Listener:
         folder = Path(tempfile.mkdtemp(prefix="facevae-checkpoint-"))
         card = ModelCard(self._config.model, step, self._shards_digest, self._run.id.run_id)
         config = self._config.model_dump(mode="json")
-        save_training(folder, self._trainee.state(step, self._history), card, config)
+        try:
+            with storage.writing_to(str(folder)):
+                save_training(folder, self._trainee.state(step, self._history), card, config)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         ray.train.report(
             metrics,
             ray.train.Checkpoint.from_directory(str(folder)),

@@ -163,11 +163,14 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> Path:
 
 
 def _cause(error: Exception) -> Exception:
-    """The worker's own exception if it is the user's mistake, else Ray's."""
+    """The worker's own exception if it is one that the user can mend, else Ray's."""
     for failure in getattr(error, "worker_failures", {}).values():
         for exception in (failure, failure.__cause__):
             if isinstance(exception, UserError):
                 return UserError(str(exception))
+            if isinstance(exception, OSError) and exception.errno in storage.WRITE_ERRORS:
+                reason = storage.WRITE_ERRORS[exception.errno]
+                return UserError(f"cannot write a checkpoint: {reason}")
     return error
 
 

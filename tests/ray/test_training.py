@@ -8,9 +8,11 @@ import mlflow.pyfunc
 import numpy as np
 import pytest
 import torch
+from facenet_pytorch import InceptionResnetV1
 from mlflow import MlflowClient
 
 from facevae.checkpoint import load_model, load_training
+from facevae.cli import parse
 from facevae.config import TrackingConfig, TrainConfig
 from facevae.data.batches import spread_images
 from facevae.data.shards import read_manifest
@@ -71,7 +73,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, 
     """The state after step 3 and the last three steps give what six steps gave, bit for bit."""
     output = tmp_path / "again"
     shutil.copytree(trained, output)
-    for name in ("result.json", "model"):
+    for name in ("result.json", "run.json", "model"):
         path = output / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     # As if it had been killed after step 3.
@@ -187,3 +189,25 @@ def test_what_cannot_work_is_refused_before_anything_starts(shards, tmp_path, ch
     with pytest.raises(UserError, match=message):
         train_model(TrainConfig(**settings))
     assert not (tmp_path / "out" / "mlflow.db").exists()
+
+
+def test_the_wikis_recipe_runs_with_its_three_facenet_layers(tmp_path):
+    weights = tmp_path / "facenet.pt"
+    torch.manual_seed(0)
+    torch.save(InceptionResnetV1(classify=True, num_classes=5).state_dict(), weights)
+    recipe = Path(__file__).parents[2] / "configs" / "dfc_vae.yaml"
+    words = ["--config", str(recipe), "--training.steps", "2", "--loss.weights", str(weights)]
+    places = ["--output", str(tmp_path / "run"), "--drawn.count", "200"]
+    figures = train_model(parse("train", [*words, *places, "--tracking.system_metrics", "false"]))
+    assert figures["steps"] == 2
+    for layer in ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"):
+        assert np.isfinite(figures[f"train/reconstruction/{layer}"])
+
+
+def test_weights_that_are_not_there_are_named_before_anything_starts(tmp_path):
+    missing = str(tmp_path / "none.pt")
+    words = ["--loss.network", "inception_resnet_v1", "--loss.layers", "[Conv2d_1a_3x3]"]
+    with pytest.raises(UserError, match=r"none\.pt"):
+        train_model(
+            parse("train", [*words, "--loss.weights", missing, "--output", str(tmp_path / "run")])
+        )

@@ -1,0 +1,48 @@
+"""Latents: the same alone or in any batch, and a table that reads back as it was written."""
+
+import numpy as np
+import torch
+
+from facevae.attributes.latents import encode_pixels, read_latents, write_latents
+from facevae.attributes.vectors import LatentBatch
+from facevae.config import ModelConfig
+from facevae.data.shards import Manifest, Shard
+from facevae.models import build_vae
+from facevae.pixels import model_input
+
+
+def faces(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+
+
+def test_a_latent_is_the_same_alone_or_in_any_batch():
+    torch.manual_seed(0)
+    vae = build_vae(ModelConfig(latent_size=8)).eval()
+    images = faces(21)
+    whole = encode_pixels(vae, images, 8)
+    for i in (0, 7, 20):
+        np.testing.assert_array_equal(
+            encode_pixels(vae, images[i : i + 1], 8).mean[0], whole.mean[i]
+        )
+    turned = encode_pixels(vae, np.ascontiguousarray(images[::-1]), 8)
+    np.testing.assert_array_equal(turned.mean[::-1], whole.mean)
+    np.testing.assert_array_equal(turned.variance[::-1], whole.variance)
+    with torch.no_grad():
+        direct = vae.encode(model_input(torch.from_numpy(images), 64, vae.resize_method))
+    np.testing.assert_allclose(whole.mean, direct.mean, atol=1e-4)
+    np.testing.assert_allclose(whole.variance, direct.log_variance.exp(), rtol=1e-4)
+
+
+def test_the_table_reads_back(tmp_path):
+    rng = np.random.default_rng(0)
+    latents = rng.normal(size=(5, 3)).astype(np.float32)
+    labels = rng.integers(-1, 2, (5, 4)).astype(np.int8)
+    batch = LatentBatch([f"é{i}.jpg" for i in range(5)], ["val"] * 5, latents, labels)
+    write_latents(str(tmp_path), "val-00000", batch)
+    shard = Shard("val-00000", "val", 5, 0, "")
+    manifest = Manifest(("a",) * 4, 64, (shard,), {}, {}, {}, missing_labels=True)
+    (back,) = read_latents(str(tmp_path), manifest)
+    assert (back.image_id, back.split) == (batch.image_id, batch.split)
+    np.testing.assert_array_equal(back.latents, latents)
+    np.testing.assert_array_equal(back.attributes, labels)
+    assert not list(read_latents(str(tmp_path), manifest, "train"))

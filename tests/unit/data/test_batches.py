@@ -1,0 +1,99 @@
+"""The epoch plan: each image once an epoch, the same batches on any number of ranks."""
+
+import numpy as np
+import pytest
+
+from facevae.data.batches import EpochPlan, ReadWindow, RowGroup, Share, epoch_plan, spread_images
+from facevae.data.images import decode_jpegs, encode_jpeg
+from facevae.data.shards import Manifest, ShardRows, read_shard, write_shard
+
+
+def plan(seed: int = 3) -> EpochPlan:
+    sizes = [256, 256, 91, 256, 17, 256, 256, 256, 256, 256, 40, 256, 5]
+    firsts = np.cumsum([0, *sizes])
+    groups = (RowGroup(f"s{i}", 0, int(firsts[i]), size) for i, size in enumerate(sizes))
+    return EpochPlan(tuple(groups), seed)
+
+
+def sequence(order: EpochPlan, share: Share) -> np.ndarray:
+    """The image rows that a share gets, in order."""
+    parts = []
+    for span in order.spans(share.start, share.stop):
+        window = order.window(span.epoch, span.number)
+        rows = np.concatenate([np.arange(g.first_row, g.first_row + g.rows) for g in window.groups])
+        parts.append(rows[window.order][share.places(span)])
+    return np.concatenate(parts)
+
+
+def test_every_image_comes_once_an_epoch():
+    order = plan()
+    rows = sequence(order, Share(0, 1, 64, 0, 3 * order.rows))
+    for epoch in range(3):
+        part = rows[epoch * order.rows : (epoch + 1) * order.rows]
+        np.testing.assert_array_equal(np.sort(part), np.arange(order.rows))
+    assert not np.array_equal(rows[: order.rows], rows[order.rows : 2 * order.rows])
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_each_global_batch(ranks):
+    order, batch = plan(), 48
+    stop = 2 * order.rows // batch * batch
+    whole = sequence(order, Share(0, 1, batch, 0, stop)).reshape(-1, batch)
+    shares = [sequence(order, Share(r, ranks, batch, 0, stop)) for r in range(ranks)]
+    joined = np.concatenate([share.reshape(len(whole), -1) for share in shares], axis=1)
+    np.testing.assert_array_equal(joined, whole)
+
+
+@pytest.mark.parametrize("done", [0, 1, 37, 70])
+def test_a_cursor_gives_the_rest(done):
+    order, batch = plan(), 48
+    stop = 80 * batch
+    whole = sequence(order, Share(0, 1, batch, 0, stop))
+    rest = sequence(order, Share(0, 1, batch, done * batch, stop))
+    np.testing.assert_array_equal(rest, whole[done * batch :])
+
+
+def test_the_order_is_a_function_of_the_seed():
+    share = Share(0, 1, 48, 0, 960)
+    np.testing.assert_array_equal(sequence(plan(), share), sequence(plan(), share))
+    assert not np.array_equal(sequence(plan(), share), sequence(plan(4), share))
+
+
+@pytest.fixture
+def folder(tmp_path) -> tuple[str, Manifest]:
+    """Two shards of 300 and 40 images of 16 pixels."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    shards = []
+    for name, count in (("train-00000", 300), ("train-00001", 40)):
+        pictures = rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+        jpegs = [encode_jpeg(Image.fromarray(picture)) for picture in pictures]
+        labels = np.ones((count, 2), np.int8)
+        rows = ShardRows([f"{name}/{i}" for i in range(count)], jpegs, labels)
+        shards.append(write_shard(str(tmp_path), name, "train", rows, 16))
+    manifest = Manifest(("a", "b"), 16, tuple(shards), {}, {}, {}, missing_labels=False)
+    return str(tmp_path), manifest
+
+
+def test_a_window_holds_the_pixels_of_its_rows(folder):
+    uri, manifest = folder
+    order = epoch_plan(manifest, "train", seed=1)
+    assert order.rows == 340
+    share = Share(1, 2, 20, 40, 300)
+    read = ReadWindow(uri, order, share)
+    stored = [i for shard in manifest.shards for i in read_shard(uri, shard.name).images]
+    for span in order.spans(share.start, share.stop):
+        batch = read({key: np.array([value]) for key, value in span._asdict().items()})
+        np.testing.assert_array_equal(
+            batch["pixels"], decode_jpegs([stored[i] for i in batch["row"]])
+        )
+        np.testing.assert_array_equal(batch["row"], sequence(order, share))
+
+
+def test_spread_images_are_the_same_every_time_and_cover_the_split(folder):
+    uri, manifest = folder
+    some = spread_images(uri, manifest, "train", 5)
+    stored = [i for shard in manifest.shards for i in read_shard(uri, shard.name).images]
+    np.testing.assert_array_equal(some[[0, -1]], decode_jpegs([stored[0], stored[-1]]))
+    assert len(spread_images(uri, manifest, "train", 1000)) == 340

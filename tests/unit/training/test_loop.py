@@ -1,0 +1,134 @@
+"""The loop: what it tells and when, that it stops at a broken loss, and goes on exactly."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from facevae.config import LossConfig, ModelConfig, TrainingConfig
+from facevae.errors import UserError
+from facevae.models import build_vae
+from facevae.pixels import denormalise, model_input, to_pixels
+from facevae.training.loop import train, validate
+from facevae.training.step import Criterion, Rank, Trainee
+
+CPU = torch.device("cpu")
+LOSS = LossConfig(reconstruction="pixel", beta=1e-4)
+
+
+def trainee(rank: Rank = Rank(0, 1), **training) -> Trainee:  # noqa: B008
+    settings = {
+        "steps": 7, "global_batch_size": 4, "log_every": 2, "grid_every": 3, "grid_faces": 3,
+        "validate_every": 4, "checkpoint_every": 5,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    vae = build_vae(ModelConfig(latent_size=4))
+    config = TrainingConfig(**(settings | training))
+    return Trainee(vae, Criterion(LOSS, None, CPU), config, CPU, rank)
+
+
+def batches(first: int, last: int):
+    for step in range(first, last + 1):
+        generator = torch.Generator().manual_seed(step)
+        yield torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8, generator=generator)
+
+
+HELD_OUT = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
+
+
+class Ear:
+    """Remembers what it is told."""
+
+    def __init__(self, learner: Trainee) -> None:
+        self.learner = learner
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.shown: list[int] = []
+        self.saved: dict[int, object] = {}
+
+    def log(self, step, metrics):
+        self.logged.append((step, metrics))
+
+    def show(self, step, originals, reconstructions):
+        assert originals.shape == reconstructions.shape == (3, 64, 64, 3)
+        np.testing.assert_array_equal(originals, HELD_OUT[:3])
+        self.shown.append(step)
+
+    def save(self, step):
+        self.saved[step] = copy.deepcopy(self.learner.state(step, []))
+
+
+def run(learner: Trainee, first: int = 1) -> Ear:
+    ear = Ear(learner)
+    train(learner, batches(first, learner.config.steps), HELD_OUT, first, ear)
+    return ear
+
+
+def test_events_come_when_due_and_at_the_last_step():
+    ear = run(trainee())
+    assert [s for s, m in ear.logged if "train/loss" in m] == [2, 4, 6, 7]
+    assert [s for s, m in ear.logged if "validation/psnr" in m] == [4, 7]
+    assert ear.shown == [3, 6, 7]
+    assert list(ear.saved) == [5, 7]
+
+
+def test_logged_means_are_those_of_the_steps_since_the_last():
+    twin = trainee()
+    terms = [twin(batch, step) for step, batch in enumerate(batches(1, 4), start=1)]
+    logged = [m for _, m in run(trainee()).logged if "train/loss" in m]
+    for metrics, part in zip(logged, (terms[:2], terms[2:]), strict=False):
+        kl = float(torch.cat([each.kl for each in part]).double().mean())
+        assert metrics["train/kl"] == pytest.approx(kl, rel=1e-6)
+        total = float(torch.stack([each.total for each in part]).double().mean())
+        assert metrics["train/loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_going_on_from_a_checkpoint_is_never_having_stopped():
+    whole = run(trainee())
+    learner = trainee()
+    learner.restore(copy.deepcopy(whole.saved[5]))
+    rest = run(learner, first=6)
+    for name, weights in whole.saved[7].weights.items():
+        assert torch.equal(weights, rest.saved[7].weights[name]), name
+
+
+def test_a_broken_loss_stops_before_it_is_saved_and_names_step_and_term():
+    learner = trainee(log_every=100)
+
+    def poisoned():
+        for step, batch in enumerate(batches(1, 7), start=1):
+            if step == 3:
+                with torch.no_grad():
+                    learner.vae.mean.bias.fill_(float("nan"))
+            yield batch
+
+    ear = Ear(learner)
+    with pytest.raises(UserError, match=r"'kl' is not finite at step 3"):
+        train(learner, poisoned(), HELD_OUT, 1, ear)
+    assert not ear.saved
+
+
+def test_validation_is_the_plain_mean_over_images_in_eval_mode():
+    learner = trainee()
+    metrics = validate(learner, HELD_OUT)
+    assert learner.vae.training
+    vae = learner.vae.eval()
+    images = model_input(torch.from_numpy(HELD_OUT), 64, "antialias")
+    with torch.no_grad():
+        posterior = vae.encode(images)
+        drawn = vae.decode(posterior.mean)
+    m, v = posterior.mean.double(), posterior.log_variance.double()
+    kl = 0.5 * (m**2 + v.exp() - v - 1).sum(1).mean()
+    error = ((denormalise(drawn) - denormalise(images)).double() ** 2).sum((1, 2, 3)).mean()
+    assert metrics["validation/kl"] == pytest.approx(float(kl), rel=1e-5)
+    assert metrics["validation/reconstruction"] == pytest.approx(float(error), rel=1e-5)
+    squared = (to_pixels(drawn).double() - torch.from_numpy(HELD_OUT).double()).square().mean()
+    psnr = 10 * np.log10(255**2 / float(squared))
+    assert metrics["validation/psnr"] == pytest.approx(psnr, rel=1e-4)
+
+
+def test_ranks_validate_every_image_once():
+    parts = [validate(trainee(Rank(rank, 2)), HELD_OUT)["validation/kl"] for rank in (0, 1)]
+    whole = validate(trainee(), HELD_OUT)["validation/kl"]
+    assert np.mean(parts) == pytest.approx(whole, rel=1e-5)  # five images each
+    assert parts[0] != pytest.approx(parts[1], rel=1e-6)

@@ -1,0 +1,147 @@
+"""One step: the same gradients on any number of workers, schedules, averages, exact resume."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from facevae.config import LossConfig, ModelConfig, TrainingConfig
+from facevae.models import build_vae
+from facevae.models.perceptual import build_perceptual_network
+from facevae.training.step import Criterion, Rank, Trainee, chance, learning_rate
+
+CPU = torch.device("cpu")
+LOSS = LossConfig(layers=("conv1", "conv2"), beta=1 / 128)
+NETWORK = build_perceptual_network(LOSS)
+
+
+def faces(count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 64, 64, 3), dtype=torch.uint8, generator=generator)
+
+
+def trainee(rank: Rank = Rank(0, 1), loss: LossConfig = LOSS, **training) -> Trainee:  # noqa: B008
+    config = TrainingConfig(**({"steps": 10, "global_batch_size": 8} | training))
+    torch.manual_seed(0)
+    vae = build_vae(ModelConfig(latent_size=8))
+    network = None if loss.reconstruction == "pixel" else NETWORK
+    return Trainee(vae, Criterion(loss, network, CPU), config, CPU, rank)
+
+
+def gradients(learner: Trainee, images: torch.Tensor) -> list[torch.Tensor]:
+    learner.vae.eval()  # batch statistics are the one thing that depends on the share
+    learner.loss(images, step=3).total.backward()
+    return [p.grad for p in learner.vae.parameters() if p.grad is not None]
+
+
+def test_one_worker_of_128_has_the_mean_gradient_of_two_of_64():
+    images = faces(128)
+    whole = gradients(trainee(global_batch_size=128), images)
+    halves = [
+        gradients(trainee(Rank(rank, 2), global_batch_size=128), images[rank * 64 :][:64])
+        for rank in (0, 1)
+    ]
+    for one, a, b in zip(whole, *halves, strict=True):
+        scale = one.abs().max()
+        torch.testing.assert_close((a + b) / 2 / scale, one / scale, rtol=0, atol=1e-5)
+
+
+def test_the_draws_of_a_step_are_slices_of_the_global_ones():
+    whole = chance(5, 7, 12, 0, 1, 4)
+    parts = [chance(5, 7, 12, rank, 3, 4) for rank in range(3)]
+    assert torch.equal(torch.cat([part.noise for part in parts]), whole.noise)
+    assert torch.equal(torch.cat([part.flip for part in parts]), whole.flip)
+    assert not torch.equal(chance(5, 8, 12, 0, 1, 4).noise, whole.noise)
+    assert not torch.equal(chance(6, 7, 12, 0, 1, 4).noise, whole.noise)
+
+
+def test_learning_rates():
+    flat = TrainingConfig(steps=100, learning_rate=0.1)
+    assert {learning_rate(flat, step) for step in range(1, 101)} == {0.1}
+    stairs = flat.model_copy(update={"decay_steps": 10, "decay_factor": 0.5})
+    assert [learning_rate(stairs, s) for s in (1, 10, 11, 21)] == pytest.approx(
+        [0.1, 0.1, 0.05, 0.025]
+    )
+    cosine = flat.model_copy(update={"schedule": "cosine", "warmup_steps": 20})
+    assert learning_rate(cosine, 10) == pytest.approx(0.05)
+    assert learning_rate(cosine, 20) == pytest.approx(0.1)
+    assert learning_rate(cosine, 60) == pytest.approx(0.05)
+    assert learning_rate(cosine, 100) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_average_follows_the_weights():
+    learner = trainee(ema_decay=0.75)
+    expected = None
+    for step in range(1, 4):
+        learner(faces(8), step)
+        weights = copy.deepcopy(learner.vae.mean.weight.detach())
+        expected = weights if expected is None else 0.75 * expected + 0.25 * weights
+    torch.testing.assert_close(learner.model.mean.weight.detach(), expected)
+    assert learner.model is not learner.vae
+
+
+def test_clipping_bounds_the_gradient():
+    learner = trainee(gradient_clip_norm=0.5)
+    learner(faces(8), 1)
+    norms = [p.grad.norm() for p in learner.vae.parameters() if p.grad is not None]
+    assert torch.stack(norms).norm() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_restored_trainee_takes_the_same_step_bit_for_bit(ema_decay):
+    first = trainee(ema_decay=ema_decay)
+    for step in (1, 2):
+        first(faces(8), step)
+    state = copy.deepcopy(first.state(2, []))
+    first(faces(8), 3)
+    second = trainee(ema_decay=ema_decay)
+    second.restore(state)
+    second(faces(8), 3)
+    for name, weights in first.state(3, []).weights.items():
+        assert torch.equal(weights, second.vae.state_dict()[name]), name
+    for name, weights in first.model.state_dict().items():
+        assert torch.equal(weights, second.model.state_dict()[name]), name
+
+
+def test_layer_weights_scale_their_layers():
+    images = faces(4)
+    plain = trainee(global_batch_size=4).loss(images, 1)
+    weighted = LOSS.model_copy(update={"layer_weights": (0.5, 3.0)})
+    terms = trainee(loss=weighted, global_batch_size=4).loss(images, 1)
+    expected = plain.by_layer @ torch.tensor([0.5, 3.0])
+    torch.testing.assert_close(terms.reconstruction, expected)
+
+
+def test_the_pixel_loss_is_the_squared_difference_in_0_to_255():
+    loss = LossConfig(reconstruction="pixel")
+    learner = trainee(loss=loss, global_batch_size=4)
+    images = faces(4)
+    terms = learner.loss(images, 1)
+    learner.vae.train()
+    from facevae.pixels import denormalise, model_input
+
+    noise = chance(learner.config.seed, 1, 4, 0, 1, 8).noise
+    drawn = denormalise(learner.vae(model_input(images, 64, "antialias"), noise).images)
+    target = images.permute(0, 3, 1, 2).double().numpy()
+    expected = ((drawn.detach().double().numpy() - target) ** 2).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(terms.reconstruction.detach(), expected, rtol=1e-4)
+
+
+def test_flipping_mirrors_what_the_draw_says():
+    images = faces(8)
+    learner = trainee(horizontal_flip=True)
+    flip = chance(learner.config.seed, 1, 8, 0, 1, 8).flip
+    assert 0 < flip.sum() < 8
+    mirrored = torch.where(flip[:, None, None, None], images.flip(2), images)
+    torch.testing.assert_close(
+        learner.loss(images, 1).reconstruction, trainee().loss(mirrored, 1).reconstruction
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_lowers_the_loss(precision):
+    learner = trainee(precision=precision, learning_rate=1e-3, global_batch_size=8)
+    images = faces(1).expand(8, -1, -1, -1).contiguous()
+    totals = [float(learner(images, step).total) for step in range(1, 16)]
+    assert totals[-1] < 0.8 * totals[0]
