@@ -33,7 +33,6 @@ def connect() -> None:
         return
     os.environ.update(TRAIN_ENVIRONMENT)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     ray.init(
         runtime_env={"env_vars": {**ALLOCATOR_ENVIRONMENT, **TRAIN_ENVIRONMENT}},
         log_to_driver=False,
@@ -41,7 +40,8 @@ def connect() -> None:
         # A dashboard is for clusters; on one machine it costs seconds and memory.
         include_dashboard=None if "RAY_ADDRESS" in os.environ else False,
     )
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -55,14 +55,6 @@ def exists(uri: str) -> bool:
     return bool(filesystem.exists(path))
 
 
-def list_names(uri: str) -> list[str]:
-    """The sorted names of the entries of a folder; empty if there is no such folder."""
-    filesystem, path = fsspec.core.url_to_fs(uri)
-    if not filesystem.isdir(path):
-        return []
-    return sorted(Path(entry).name for entry in filesystem.ls(path, detail=False))
-
-
 def make_folder(uri: str) -> None:
     """Make a folder and its parents.
 
@@ -71,7 +63,10 @@ def make_folder(uri: str) -> None:
     """
     filesystem, path = fsspec.core.url_to_fs(uri)
     with writing_to(uri):
-        filesystem.makedirs(path, exist_ok=True)
+        try:
+            filesystem.makedirs(path, exist_ok=True)
+        except FileNotFoundError as error:  # as in /proc
+            raise PermissionError(errno.EACCES, "Permission denied") from error
         if isinstance(filesystem, LocalFileSystem) and not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, "Permission denied")
 

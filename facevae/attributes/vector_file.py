@@ -151,20 +151,6 @@ def read_rows(uri: str | Path, rows: Sequence[int] | Int64[np.ndarray, " n"]) ->
         )
 
 
-def read_batches(uri: str | Path, batch_size: int = 8192) -> Iterator[LatentBatch]:
-    """All images of a file, in the order of rows, a batch in memory at a time.
-
-    Raises:
-        UserError: the file is missing, cut short, or holds something else.
-    """
-    with _opened(uri) as file:
-        names, splits = _image_ids(file), _splits(file)
-        for start in range(0, len(names), batch_size):
-            part = slice(start, start + batch_size)
-            labels = file["attributes"][part].astype(np.int8)
-            yield LatentBatch(names[part], splits[part], file["latent_vars"][part], labels)
-
-
 class _WriteErrorsLater(io.FileIO):
     """A file that keeps its first failure to write in `error` and drops what is written after.
 

@@ -20,7 +20,7 @@ from facevae.data.batches import spread_images
 from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UserError
 from facevae.models.perceptual import check_perceptual_network
-from facevae.models.perceptual_weights import fetch_weights
+from facevae.models.perceptual_weights import perceptual_weights_digest
 from facevae.pixels import crop_and_resize
 from facevae.progress import progress, say
 from facevae.tracking import MODEL_NAME, SHARDS_RUN_TAG, Run, log_model, start_run, store_uri
@@ -66,11 +66,12 @@ def train_model(config: TrainConfig) -> dict[str, float]:
     shards = _shards(config)
     manifest = read_manifest(shards)
     _check_data(config, shards, manifest)
+    judge = {}
     if config.loss.reconstruction == "perceptual":
-        fetch_weights(config.loss)
+        judge = {"facevae.perceptual_weights": perceptual_weights_digest(config.loss)}
     with start_run(config.tracking, "train", output, config.model_dump(mode="json")) as run:
         run.dataset(Path(shards).name, manifest.digest, "training")
-        run.tags({SHARDS_RUN_TAG: manifest.run_id or ""})
+        run.tags({SHARDS_RUN_TAG: manifest.run_id or "", **judge})
         checkpoint = _fit(config, plan, shards, run)
         metrics = _publish(config, shards, manifest, checkpoint, run)
     storage.write_json(result, metrics)
