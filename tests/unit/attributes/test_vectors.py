@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 
 from facevae.attributes.statistics import AttributeStatistics
-from facevae.attributes.vectors import (
-    LatentBatch,
+from facevae.attributes.vector_file import (
     find_rows,
-    mean_difference,
     read_rows,
     read_vectors,
     rows_of,
     write_hdf5,
 )
+from facevae.attributes.vectors import LatentBatch, mean_difference
 from facevae.errors import UserError
 
 NAMES = ("Smiling", "Male", "Bald")
