@@ -96,8 +96,7 @@ def load_model(folder: Path) -> LoadedModel:
     card = read_card(folder)
     vae = build_vae(card.model)
     weights = _load_tensors(folder / WEIGHTS)
-    if storage.file_digest(folder / WEIGHTS) != card.digest:
-        raise UserError(f"{folder / WEIGHTS} is damaged: its digest is not that of its card")
+    _verify(folder / WEIGHTS, card.digest)
     _load_weights(vae, weights, folder / WEIGHTS)
     return LoadedModel(vae.eval(), card)
 
@@ -129,7 +128,13 @@ def save_training(folder: Path, state: TrainingState, card: ModelCard, config: A
     if state.average is not None:
         _save_tensors(state.weights, folder / TRAINING_WEIGHTS)
     torch.save(state.optimizer, folder / OPTIMIZER)
-    value = {"step": state.step, "config": config, "history": state.history}
+    beside = [folder / name for name in (TRAINING_WEIGHTS, OPTIMIZER)]
+    value = {
+        "step": state.step,
+        "config": config,
+        "history": state.history,
+        "digests": {path.name: storage.file_digest(path) for path in beside if path.exists()},
+    }
     (folder / TRAINING).write_text(json.dumps(value) + "\n")
 
 
@@ -142,18 +147,31 @@ def load_training(folder: Path) -> TrainingState:
     if not (folder / TRAINING).is_file():
         raise UserError(f"{folder} is no training checkpoint: it has no {TRAINING}")
     value = storage.read_json(str(folder / TRAINING))
-    card = read_card(folder)
-    if storage.file_digest(folder / WEIGHTS) != card.digest:
-        raise UserError(f"{folder / WEIGHTS} is damaged: its digest is not that of its card")
     weights, average = _load_tensors(folder / WEIGHTS), None
-    if (folder / TRAINING_WEIGHTS).is_file():
-        weights, average = _load_tensors(folder / TRAINING_WEIGHTS), weights
+    _verify(folder / WEIGHTS, read_card(folder).digest)
     try:
+        for name, digest in value["digests"].items():
+            _verify(folder / name, digest)
+        if TRAINING_WEIGHTS in value["digests"]:
+            weights, average = _load_tensors(folder / TRAINING_WEIGHTS), weights
         optimizer = torch.load(folder / OPTIMIZER, weights_only=True)
         return TrainingState(value["step"], weights, average, optimizer, value["history"])
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{folder} is a damaged training checkpoint ({reason})") from error
+
+
+_DAMAGE = (
+    *(OSError, RuntimeError, EOFError, pickle.UnpicklingError),  # of the optimiser's state
+    *(KeyError, TypeError, AttributeError),  # of another program's JSON
+)
+
+
+def _verify(path: Path, digest: str) -> None:
+    if not path.is_file():
+        raise UserError(f"no such file: {path}, a part of the checkpoint; copy the whole folder")
+    if storage.file_digest(path) != digest:
+        raise UserError(f"{path} is damaged: its digest is not that which was written with it")
 
 
 def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -8,6 +8,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from facevae.errors import UserError
@@ -113,9 +114,9 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     )
     parser.add_argument("--config", action="config", help="YAML file of settings")
     parser.add_class_arguments(model)
+    _check_options(arguments, set(_keys(model)))
     try:
-        _check_options(arguments, set(_keys(model)))
-        values = parser.parse_args(list(arguments)).as_dict()
+        values = parser.parse_args(_files_first(arguments)).as_dict()
         values.pop("config")
         return model.model_validate(values)
     except ArgumentError as error:
@@ -132,6 +133,39 @@ def _keys(model: Any, prefix: str = "") -> Iterator[str]:
             yield from _keys(field.annotation, f"{prefix}{name}.")
 
 
+def _files_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the files of settings in front, so that options beat them."""
+    files, options = [], []
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option == "--config":
+            file = value if equals else next(words, "")
+            _check_file(file)
+            files.append(f"--config={file}")
+        else:
+            options.append(word)
+    return files + options
+
+
+def _check_file(name: str) -> None:
+    import yaml
+
+    if not name or name.startswith("--"):
+        raise UserError("--config needs the name of a YAML file after it")
+    try:
+        value = yaml.safe_load(Path(name).read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"no such file of settings: {name}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split()).replace('in "<unicode string>", ', "at ")
+        raise UserError(f"{name} cannot be read as YAML: {reason}") from error
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{name} holds no settings: expected lines 'key: value', found {repr(value)[:40]}"
+        )
+
+
 def _check_options(arguments: Sequence[str], keys: set[str]) -> None:
     for word in arguments:
         option = word.partition("=")[0]
@@ -141,8 +175,13 @@ def _check_options(arguments: Sequence[str], keys: set[str]) -> None:
 
 
 def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f", did you mean {close[0]}?" if close else ""
+    """A hint at the known name meant; one with the same last part needs no other likeness."""
+    plain = {key.lstrip("-"): key for key in known}
+    name = name.lstrip("-")
+    same_end = [key for key in plain if key.rpartition(".")[2] == name.rpartition(".")[2]]
+    cutoff = 0 if same_end else 0.5
+    close = difflib.get_close_matches(name, same_end or list(plain), n=1, cutoff=cutoff)
+    return f", did you mean {plain[close[0]]}?" if close else ""
 
 
 def _one_line(message: str, keys: set[str]) -> str:
@@ -152,24 +191,48 @@ def _one_line(message: str, keys: set[str]) -> str:
     if group or option:
         key = f"{group[1]}.{group[2]}" if group else option[1] if option else ""
         return f"unknown setting {key}{_nearest(key, keys)}"
+    missing = re.search(r"arguments are required: (.+)", message)
+    if missing:
+        return "missing " + " and ".join(f"--{key}" for key in missing[1].split(", "))
     where = re.search(r'"([\w.]+)"', message)
-    what = re.search(r"(Input should be [^\[\n]+?)\s*(\[|$|\n)", message)
+    what = re.search(r"((?:Input|Tuple|String) should [^\[\n]+?)\s*(\[|$|\n)", message)
     found = re.search(r"(?:Got|Given) value: (.+)|input_value=([^,]+),", message)
     if where and what:
         value = next(filter(None, found.groups()), "") if found else ""
-        return f"{where[1]}: {what[1].strip()}" + (f", found {value.strip()}" if value else "")
+        return f"{where[1]}: {_plain(what[1])}" + (f", found {value.strip()}" if value else "")
+    expected = dict.fromkeys(re.findall(r"Expected (?:an? )?([^\n]+?)(?:\.? Got|\n|$)", message))
+    if where and found and expected:
+        choices = " or ".join(_plain(each) for each in expected)
+        return f"{where[1]}: expected {choices}, found {str(found[1]).strip()}"
     return _plain(message)
+
+
+_PLAIN = {
+    r"typing\.Literal\[(.*?)\]": r"one of \1",
+    r"<class 'NoneType'>": "null",
+    r"<class 'bool'>": "true or false",
+    r"<class 'float'>": "a number",
+    r"<class 'int'>": "a whole number",
+    r"<class 'str'>": "a text",
+    r"<class 'tuple'>|\bvalid tuple\b": "list",
+    r"\btuple with (\d+) elements": r"a list of \1 values",
+    r"\bTuple should": "List should",
+    r"\bvalid dictionary or instance of \w+": "group of settings",
+}
+"""what Python calls a type, and what the user calls it"""
 
 
 def _plain(message: str) -> str:
     """The message in one line, without the names that Python gives to types."""
-    message = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", " ".join(message.split()))
+    message = " ".join(message.split())
+    for pattern, words in _PLAIN.items():
+        message = re.sub(pattern, words, message)
     return re.sub(r'^Parser key "([\w.]+)":', r"\1:", message)
 
 
 def _problem(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = _plain(str(error["msg"]).removeprefix("Value error, "))
     found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
     return f"{where}: {message}{found}" if where else message
 

@@ -28,6 +28,7 @@ WRITE_ERRORS = {
     errno.EROFS: "the file system is read-only; choose another place",
     errno.EEXIST: "a file is in the way of the folder; move it or choose another place",
     errno.ENOTDIR: "a file is in the way of the folder; move it or choose another place",
+    errno.EISDIR: "a folder is in the way of the file; move it or choose another place",
 }
 """what a failure to write means, and what to do, by errno"""
 
@@ -122,11 +123,13 @@ def atomic_folder(uri: str) -> Iterator[Path]:
     An older folder of that name is replaced.
 
     Raises:
-        UserError: no permission, or the disk is full. Nothing is left behind.
+        UserError: no permission, the disk is full, or a file is there. Nothing is left behind.
     """
     filesystem, path = fsspec.core.url_to_fs(uri)
     local = isinstance(filesystem, LocalFileSystem)
     with writing_to(uri):
+        if filesystem.isfile(path):
+            raise NotADirectoryError(errno.ENOTDIR, "Not a directory")
         if local:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         name = tempfile.mkdtemp(
@@ -137,7 +140,12 @@ def atomic_folder(uri: str) -> Iterator[Path]:
         with writing_to(uri):
             yield temporary
             if not local:
+                older = set(filesystem.find(path))
                 filesystem.put(f"{temporary}/", path, recursive=True)
+                files = (file for file in temporary.rglob("*") if file.is_file())
+                newer = {join(path, file.relative_to(temporary).as_posix()) for file in files}
+                for left_over in older - newer:
+                    filesystem.rm_file(left_over)
                 return
             temporary.chmod(0o755)
             if Path(path).exists():
@@ -166,7 +174,7 @@ def read_json(uri: str) -> Any:
     """
     try:
         return json.loads(read_bytes(uri))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UserError(f"no such file: {uri}") from error
     except ValueError as error:
         raise UserError(f"{uri} is not a JSON file ({error}); was it cut short?") from error

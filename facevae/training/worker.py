@@ -115,8 +115,9 @@ class _Listener:
         if self._trainee.rank.rank != 0:
             ray.train.report(metrics, checkpoint_dir_name=name)
             return
-        # Ray uploads in the background and deletes the folder when it is done.
-        folder = Path(tempfile.mkdtemp(prefix="facevae-checkpoint-"))
+        # Ray uploads in the background and deletes the folder when it is done; in the worker's own
+        # folder it goes with Ray's session if an upload breaks off.
+        folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=Path.cwd()))
         card = ModelCard(self._config.model, step, self._shards_digest, self._run.id.run_id)
         config = self._config.model_dump(mode="json")
         try:

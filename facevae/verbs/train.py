@@ -158,9 +158,22 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> Path:
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
+            remove_unfinished(Path(config.output) / CHECKPOINTS)
             raise _cause(error) from error
     assert result.checkpoint is not None, "the last step saves a checkpoint"
     return Path(result.checkpoint.path)
+
+
+def remove_unfinished(checkpoints: Path) -> None:
+    """Remove the checkpoints whose upload broke off: those that Ray's record does not list."""
+    record = checkpoints / "checkpoint_manager_snapshot.json"
+    finished = set()
+    if record.is_file():
+        results = storage.read_json(str(record))["checkpoint_results"]
+        finished = {result["checkpoint_dir_name"] for result in results}
+    for folder in checkpoints.glob("step_*"):
+        if folder.name not in finished:
+            shutil.rmtree(folder)
 
 
 def _cause(error: Exception) -> Exception:

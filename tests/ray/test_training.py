@@ -19,7 +19,7 @@ from facevae.data.shards import read_manifest
 from facevae.errors import UserError
 from facevae.pixels import model_input, to_pixels
 from facevae.tracking import RunId, model_folder, read_run_id
-from facevae.verbs.train import train_model
+from facevae.verbs.train import remove_unfinished, train_model
 
 LAST = "step_0000006"
 
@@ -189,6 +189,14 @@ def test_what_cannot_work_is_refused_before_anything_starts(shards, tmp_path, ch
     with pytest.raises(UserError, match=message):
         train_model(TrainConfig(**settings))
     assert not (tmp_path / "out" / "mlflow.db").exists()
+
+
+def test_a_checkpoint_whose_upload_broke_off_is_removed_and_finished_ones_stay(trained, tmp_path):
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "step_0000099").mkdir()
+    remove_unfinished(tmp_path / "checkpoints")
+    left = {path.name for path in (tmp_path / "checkpoints").glob("step_*")}
+    assert left == {"step_0000003", LAST}
 
 
 def test_the_wikis_recipe_runs_with_its_three_facenet_layers(tmp_path):

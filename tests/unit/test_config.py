@@ -1,0 +1,127 @@
+"""Settings: all described, checked against each other; the recipes parse and say what they cost."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from facevae import config
+from facevae.cli import parse
+from facevae.config import (
+    EditingConfig,
+    Frozen,
+    LossConfig,
+    ShardingConfig,
+    SourceConfig,
+    TrainConfig,
+    TrainingConfig,
+)
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+SECTIONS = [
+    value
+    for value in vars(config).values()
+    if isinstance(value, type) and issubclass(value, Frozen)
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_every_setting_has_a_description(section):
+    assert section.__doc__
+    for name, field in section.model_fields.items():
+        assert field.description or field.annotation in SECTIONS, name
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_an_unknown_key_is_refused(section):
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        section(no_such_setting=1)
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        TrainConfig().output = "elsewhere"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_says_what_it_is_for_and_parses(path):
+    lines = path.read_text().splitlines()
+    head = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+    for word in ("Command:", "Hardware:", "Time:", "Expect:"):
+        assert sum(line.startswith(f"# {word}") for line in head) == 1, word
+    assert f"configs/{path.name}" in head[0]
+    parsed = parse("train", ["--config", str(path)])
+    assert parsed.output == f"runs/{path.stem}"
+    if path.stem == "quickstart":
+        assert parse("quickstart", ["--config", str(path)]).training == parsed.training
+    else:
+        assert parsed.model.name == path.stem
+        assert parsed.training.steps == 50_000
+        assert parsed.loss.layers == ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
+
+
+def test_there_are_recipes():
+    assert {path.stem for path in RECIPES} >= {"quickstart", "dfc_vae", "dfc_vae_resnet"}
+
+
+@pytest.mark.parametrize(("batch", "workers"), [(128, 1), (128, 128), (6, 3)])
+def test_a_batch_divides_by_the_workers(batch, workers):
+    accepted = TrainConfig(training={"global_batch_size": batch}, scaling={"workers": workers})
+    assert accepted.training.global_batch_size % accepted.scaling.workers == 0
+
+
+@pytest.mark.parametrize(("batch", "workers"), [(128, 3), (2, 4), (5, 2)])
+def test_a_batch_that_does_not_divide_is_refused(batch, workers):
+    with pytest.raises(ValidationError, match=f"{batch} does not divide by scaling.workers"):
+        TrainConfig(training={"global_batch_size": batch}, scaling={"workers": workers})
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ({}, None),
+        ({"images": "d", "attributes": "f"}, None),
+        ({"images": "d", "attributes": "f", "partition": "p", "identities": "i"}, None),
+        ({"images": "d"}, "--images needs --attributes"),
+        ({"attributes": "f"}, "--attributes needs --images"),
+        ({"partition": "p"}, "--partition needs --images"),
+        ({"identities": "i"}, "--identities needs --images"),
+    ],
+)
+def test_the_flags_of_a_source_go_together(flags, problem):
+    if problem is None:
+        assert SourceConfig(**flags).model_dump(exclude_unset=True) == flags
+    else:
+        with pytest.raises(ValidationError, match=problem):
+            SourceConfig(**flags)
+
+
+def test_a_preset_stands_alone():
+    assert EditingConfig(preset="facenet_smile").preset == "facenet_smile"
+    others = {"attribute": ["Male"], "strengths": [1], "image_ids": ["a"], "faces": 3, "columns": 3}
+    assert set(others) == set(EditingConfig.model_fields) - {"preset"}
+    for name, value in others.items():
+        EditingConfig(**{name: value})
+        with pytest.raises(ValidationError, match=f"fixes {name}"):
+            EditingConfig(**{"preset": "facenet_smile", name: value})
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        (TrainingConfig, {"learning_rate": float("nan")}),
+        (TrainingConfig, {"learning_rate": float("inf")}),
+        (TrainingConfig, {"steps": 10, "warmup_steps": 10}),
+        (TrainingConfig, {"ema_decay": 1}),
+        (EditingConfig, {"strengths": [float("nan")]}),
+        (EditingConfig, {"strengths": []}),
+        (LossConfig, {"layers": []}),
+        (LossConfig, {"layer_weights": [1.0]}),
+        (ShardingConfig, {"crop": [0, 0, 0, 5]}),
+        (ShardingConfig, {"crop": [-1, 0, 5, 5]}),
+        (ShardingConfig, {"crop": "oval"}),
+    ],
+)
+def test_a_value_out_of_range_is_refused(section, values):
+    with pytest.raises(ValidationError):
+        section(**values)
