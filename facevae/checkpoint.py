@@ -7,6 +7,7 @@ A model folder holds `model.safetensors` and `model.json`; a training checkpoint
 
 import json
 import pickle
+import struct
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,24 +148,34 @@ def load_training(folder: Path) -> TrainingState:
     if not (folder / TRAINING).is_file():
         raise UserError(f"{folder} is no training checkpoint: it has no {TRAINING}")
     value = storage.read_json(str(folder / TRAINING))
+    try:
+        step, history, digests = value["step"], value["history"], value["digests"]
+        _verify(folder / OPTIMIZER, digests[OPTIMIZER])
+    except (KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder / TRAINING} is not of this program ({reason})") from error
     weights, average = _load_tensors(folder / WEIGHTS), None
     _verify(folder / WEIGHTS, read_card(folder).digest)
-    try:
-        for name, digest in value["digests"].items():
-            _verify(folder / name, digest)
-        if TRAINING_WEIGHTS in value["digests"]:
-            weights, average = _load_tensors(folder / TRAINING_WEIGHTS), weights
-        optimizer = torch.load(folder / OPTIMIZER, weights_only=True)
-        return TrainingState(value["step"], weights, average, optimizer, value["history"])
-    except _DAMAGE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{folder} is a damaged training checkpoint ({reason})") from error
+    if TRAINING_WEIGHTS in digests:
+        _verify(folder / TRAINING_WEIGHTS, digests[TRAINING_WEIGHTS])
+        weights, average = _load_tensors(folder / TRAINING_WEIGHTS), weights
+    return TrainingState(step, weights, average, _load_optimizer(folder / OPTIMIZER), history)
 
 
-_DAMAGE = (
-    *(OSError, RuntimeError, EOFError, pickle.UnpicklingError),  # of the optimiser's state
-    *(KeyError, TypeError, AttributeError),  # of another program's JSON
+_UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, pickle.UnpicklingError, struct.error),
+    *(ValueError, TypeError, LookupError, AttributeError),
 )
+"""what torch.load raises for files that torch did not write, by where it trips over them"""
+
+
+def _load_optimizer(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except _UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is a damaged training checkpoint ({reason})") from error
+    return state
 
 
 def _verify(path: Path, digest: str) -> None:

@@ -34,7 +34,7 @@ def choose_faces(uri: str, editing: EditingConfig) -> LatentBatch:
         if len(rows) <= max(FACENET_FACES):
             raise UserError(
                 f"preset facenet_smile needs {max(FACENET_FACES) + 1} faces without a smile, "
-                f"{uri} has {len(rows)}: choose faces with --editing.image_ids"
+                f"{uri} has {len(rows)}: choose faces with --editing.image_ids instead"
             )
         return read_rows(uri, rows[list(FACENET_FACES)])
     if len(rows) == 0:

@@ -46,35 +46,43 @@ def plan_workers(scaling: ScalingConfig, nodes: Sequence[Node]) -> WorkerPlan:
             "scaling.workers, add GPU nodes, or say --scaling.gpu no"
         )
     cpus = scaling.cpus_per_worker or _fair_share(workers, nodes, use_gpu)
-    total, reads = sum(node.cpus for node in nodes), READ_CPUS * workers
-    if _capacity(cpus, nodes, use_gpu) < workers or total - workers * cpus < reads - 1e-9:
+    spare = _readers_beside(cpus, workers, nodes)
+    if _capacity(cpus, nodes, use_gpu) < workers or spare < workers:
+        total = sum(node.cpus for node in nodes)
         raise UserError(
-            f"{workers} workers of {cpus:g} CPUs and {reads:g} CPUs for reading do not fit on "
-            f"{len(nodes)} node(s) with {total:g} CPUs and {gpus} GPUs: lower scaling.workers or "
-            "scaling.cpus_per_worker, or add nodes"
+            f"{workers} workers of {cpus:g} CPUs and {READ_CPUS * workers:g} CPUs for reading do "
+            f"not fit on {len(nodes)} node(s) with {total:g} CPUs and {gpus} GPUs: lower "
+            "scaling.workers or scaling.cpus_per_worker, or add nodes"
         )
-    per_node = max(1, -(-workers // max(len(nodes), 1)))
-    largest = max((node.cpus for node in nodes), default=1.0)
-    readers = int((total - workers * cpus) / reads + 1e-9)
-    threads = max(1, int(largest // per_node))
-    return WorkerPlan(workers, cpus, use_gpu, threads, min(readers, MAX_READERS))
+    threads = _threads(cpus, workers, nodes, use_gpu)
+    return WorkerPlan(workers, cpus, use_gpu, threads, min(spare // workers, MAX_READERS))
 
 
 def _fair_share(workers: int, nodes: Sequence[Node], use_gpu: bool) -> float:
-    """The most CPUs that each worker can have; one is enough beside a GPU."""
-    reads = READ_CPUS * workers  # one reader for each
-    total = sum(node.cpus for node in nodes)
-    most = (total - reads) / workers
-    shares = {node.cpus / k for node in nodes for k in range(1, workers + 1)} | {most}
-    fitting = [
-        share
-        for share in shares
-        if 0 < share <= most and _capacity(share, nodes, use_gpu) >= workers
-    ]
-    if not fitting:
-        return 1.0
-    share = math.floor(max(fitting) * 1e4) / 1e4  # Ray counts in ten-thousandths
+    """The most CPUs that each worker can have beside a reader; one is enough beside a GPU.
+
+    A multiple of `READ_CPUS`: what the workers leave on a node then holds whole readers.
+    """
+    most = _places(nodes) // workers - 1
+    shares = (places * READ_CPUS for places in range(most, 0, -1))
+    share = next((each for each in shares if _capacity(each, nodes, use_gpu) >= workers), 1.0)
     return min(share, 1.0) if use_gpu else share
+
+
+def _places(nodes: Sequence[Node]) -> int:
+    """How many readers would fit on empty nodes."""
+    return sum(int(node.cpus / READ_CPUS + 1e-9) for node in nodes)
+
+
+def _readers_beside(cpus: float, workers: int, nodes: Sequence[Node]) -> int:
+    """How many readers fit beside the workers, on whichever nodes Ray places those."""
+    return _places(nodes) - workers * math.ceil(cpus / READ_CPUS - 1e-9)
+
+
+def _threads(cpus: float, workers: int, nodes: Sequence[Node], use_gpu: bool) -> int:
+    """A worker's threads: Ray packs workers, so a node may get as many as it holds."""
+    held = [(node, min(workers, _capacity(cpus, [node], use_gpu))) for node in nodes]
+    return max(1, min(int(node.cpus // count) for node, count in held if count))
 
 
 def _capacity(cpus: float, nodes: Sequence[Node], use_gpu: bool) -> int:

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from facevae.data import batches
 from facevae.data.batches import EpochPlan, ReadWindow, RowGroup, Share, epoch_plan, spread_images
 from facevae.data.images import decode_jpegs, encode_jpeg
 from facevae.data.shards import Manifest, ShardRows, read_shard, write_shard
@@ -62,8 +64,6 @@ def test_the_order_is_a_function_of_the_seed():
 @pytest.fixture
 def folder(tmp_path) -> tuple[str, Manifest]:
     """Two shards of 300 and 40 images of 16 pixels."""
-    from PIL import Image
-
     rng = np.random.default_rng(0)
     shards = []
     for name, count in (("train-00000", 300), ("train-00001", 40)):
@@ -76,24 +76,30 @@ def folder(tmp_path) -> tuple[str, Manifest]:
     return str(tmp_path), manifest
 
 
-def test_a_window_holds_the_pixels_of_its_rows(folder):
+def test_windows_hold_the_pixels_of_their_rows(folder, monkeypatch):
+    monkeypatch.setattr(batches, "GROUPS_PER_WINDOW", 2)  # three row groups: two windows an epoch
     uri, manifest = folder
     order = epoch_plan(manifest, "train", seed=1)
     assert order.rows == 340
-    share = Share(1, 2, 20, 40, 300)
+    share = Share(1, 2, 20, 40, 800)  # two epochs and a bit, N no multiple of 2 x 20
     read = ReadWindow(uri, order, share)
     stored = [i for shard in manifest.shards for i in read_shard(uri, shard.name).images]
-    for span in order.spans(share.start, share.stop):
-        batch = read({key: np.array([value]) for key, value in span._asdict().items()})
-        np.testing.assert_array_equal(
-            batch["pixels"], decode_jpegs([stored[i] for i in batch["row"]])
-        )
-        np.testing.assert_array_equal(batch["row"], sequence(order, share))
+    got = [
+        read({key: np.array([value]) for key, value in span._asdict().items()})
+        for span in order.spans(share.start, share.stop)
+    ]
+    assert len(got) > 4
+    for window in got:
+        pixels = decode_jpegs([stored[i] for i in window["row"]])
+        np.testing.assert_array_equal(window["pixels"], pixels)
+    rows = np.concatenate([window["row"] for window in got])
+    np.testing.assert_array_equal(rows, sequence(order, share))
+    assert len(rows) == (800 - 40) // 2
 
 
 def test_spread_images_are_the_same_every_time_and_cover_the_split(folder):
     uri, manifest = folder
-    some = spread_images(uri, manifest, "train", 5)
     stored = [i for shard in manifest.shards for i in read_shard(uri, shard.name).images]
-    np.testing.assert_array_equal(some[[0, -1]], decode_jpegs([stored[0], stored[-1]]))
-    assert len(spread_images(uri, manifest, "train", 1000)) == 340
+    for count, rows in ((1, [0]), (4, [0, 113, 226, 339]), (1000, range(340))):
+        expected = decode_jpegs([stored[i] for i in rows])
+        np.testing.assert_array_equal(spread_images(uri, manifest, "train", count), expected)
