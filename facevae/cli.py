@@ -110,7 +110,9 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     model = getattr(settings, VERBS[name].config)
     parser = ArgumentParser(
-        prog=f"facevae {name}", description=VERBS[name].purpose, exit_on_error=False
+        usage=f"facevae {name} [--config FILE.yaml] [--KEY VALUE ...]",
+        description=VERBS[name].purpose,
+        exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="YAML file of settings")
     parser.add_class_arguments(model)

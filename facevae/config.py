@@ -88,6 +88,8 @@ class LossConfig(Frozen):
 
     @model_validator(mode="after")
     def _one_weight_per_layer(self) -> "LossConfig":
+        if self.layer_weights is not None and self.reconstruction == "pixel":
+            raise ValueError("reconstruction pixel has no layers; leave layer_weights out")
         if self.layer_weights is not None and len(self.layer_weights) != len(self.layers):
             raise ValueError(
                 f"layer_weights has {len(self.layer_weights)} values for {len(self.layers)} "
@@ -246,7 +248,9 @@ class EditingConfig(Frozen):
         description="multiples of the attribute vector; negative ones take the attribute away",
     )
     image_ids: tuple[str, ...] | None = Field(
-        None, description="faces to edit; none: the first faces without the (first) attribute"
+        None,
+        min_length=1,
+        description="faces to edit; none: the first faces without the (first) attribute",
     )
     faces: int = Field(16, ge=1, le=1024, description="how many faces when image_ids is not given")
     columns: int = Field(2, ge=1, le=64, description="faces side by side in one row of the grid")

@@ -51,8 +51,12 @@ def join(uri: str, *names: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder is there."""
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    """Whether a file or folder is there.
+
+    Raises:
+        UserError: no such kind of storage, or its package is not installed; as all here do.
+    """
+    filesystem, path = _filesystem(uri)
     return bool(filesystem.exists(path))
 
 
@@ -62,7 +66,7 @@ def make_folder(uri: str) -> None:
     Raises:
         UserError: the place cannot be written to.
     """
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = _filesystem(uri)
     with writing_to(uri):
         try:
             filesystem.makedirs(path, exist_ok=True)
@@ -94,7 +98,7 @@ def atomic_file(uri: str) -> Iterator[Path]:
     Raises:
         UserError: no permission, or the disk is full. Nothing is left behind.
     """
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = _filesystem(uri)
     local = isinstance(filesystem, LocalFileSystem)
     with writing_to(uri):
         if local:
@@ -125,7 +129,7 @@ def atomic_folder(uri: str) -> Iterator[Path]:
     Raises:
         UserError: no permission, the disk is full, or a file is there. Nothing is left behind.
     """
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = _filesystem(uri)
     local = isinstance(filesystem, LocalFileSystem)
     with writing_to(uri):
         if filesystem.isfile(path):
@@ -151,7 +155,11 @@ def atomic_folder(uri: str) -> Iterator[Path]:
             if Path(path).exists():
                 replaced = temporary.with_name(f"{temporary.name}.replaced")
                 Path(path).replace(replaced)
-                temporary.replace(path)
+                try:
+                    temporary.replace(path)
+                except OSError:
+                    replaced.replace(path)
+                    raise
                 shutil.rmtree(replaced)
             else:
                 temporary.replace(path)
@@ -161,7 +169,8 @@ def atomic_folder(uri: str) -> Iterator[Path]:
 
 def read_bytes(uri: str) -> bytes:
     """The content of a file."""
-    with fsspec.open(uri, "rb") as file:
+    filesystem, path = _filesystem(uri)
+    with filesystem.open(path, "rb") as file:
         content: bytes = file.read()
     return content
 
@@ -173,9 +182,11 @@ def read_json(uri: str) -> Any:
         UserError: the file is missing or not JSON.
     """
     try:
-        return json.loads(read_bytes(uri))
+        content = read_bytes(uri)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UserError(f"no such file: {uri}") from error
+    try:
+        return json.loads(content)
     except ValueError as error:
         raise UserError(f"{uri} is not a JSON file ({error}); was it cut short?") from error
 
@@ -200,7 +211,7 @@ def value_digest(value: Any) -> str:
 @contextlib.contextmanager
 def local_copy(uri: str) -> Iterator[Path]:
     """A local path with the content of a file or folder: the thing itself, if it is local."""
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = _filesystem(uri)
     if isinstance(filesystem, LocalFileSystem):
         yield Path(path)
         return
@@ -208,3 +219,12 @@ def local_copy(uri: str) -> Iterator[Path]:
         target = Path(folder) / Path(path).name
         filesystem.get(path, str(target), recursive=True)
         yield target
+
+
+def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """What holds a file, and the file's path there."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:  # "Install s3fs to access S3", unknown protocol
+        raise UserError(f"cannot reach {uri}: {error}") from error
+    return filesystem, path

@@ -83,6 +83,11 @@ def read_latents(folder: str, manifest: Manifest, *splits: Split) -> Iterator[La
         yield LatentBatch(
             columns["image_id"].to_pylist(),
             columns["split"].to_pylist(),
-            columns["latent"].flatten().to_numpy().reshape(len(table), -1),
-            columns["attributes"].flatten().to_numpy().reshape(len(table), -1),
+            _matrix(columns["latent"]),
+            _matrix(columns["attributes"]),
         )
+
+
+def _matrix(column: pa.FixedSizeListArray) -> np.ndarray:
+    values: np.ndarray = column.flatten().to_numpy().reshape(-1, column.type.list_size)
+    return values

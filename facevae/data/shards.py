@@ -8,7 +8,6 @@ import csv
 import io
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,7 +122,13 @@ def write_shard(folder: str, name: str, split: Split, rows: ShardRows, image_siz
     table = pa.Table.from_arrays([*columns, side, side], schema=schema(attribute_count))
     with storage.atomic_file(shard_uri(folder, name)) as path:
         # JPEG does not shrink further, and uncompressed columns are read without a copy.
-        pq.write_table(table, path, row_group_size=ROWS_PER_GROUP, compression="none")
+        pq.write_table(
+            table,
+            path,
+            row_group_size=ROWS_PER_GROUP,
+            compression="none",
+            write_page_checksum=True,
+        )
         return Shard(name, split, count, path.stat().st_size, storage.file_digest(path))
 
 
@@ -134,20 +139,25 @@ def read_shard(folder: str, name: str, row_groups: list[int] | None = None) -> S
         UserError: the file is missing or damaged.
     """
     uri = shard_uri(folder, name)
+    names = ("image_id", "image", "attributes")
     try:
-        with storage.local_copy(uri) as path, pq.ParquetFile(path) as file:
+        with (
+            storage.local_copy(uri) as path,
+            pq.ParquetFile(path, page_checksum_verification=True) as file,
+        ):
             groups = range(file.num_row_groups) if row_groups is None else row_groups
-            table = file.read_row_groups(list(groups), ["image_id", "image", "attributes"])
+            table = file.read_row_groups(list(groups), list(names))
+            ids, images, labels = (table.column(name) for name in names)
     except FileNotFoundError as error:
         raise UserError(f"no such shard: {uri}; make the shards again") from error
-    except pa.ArrowInvalid as error:
-        raise UserError(f"damaged shard {uri} ({error}); delete it and run shards again") from error
-    labels = table.column("attributes").combine_chunks()
-    return ShardRows(
-        table.column("image_id").to_pylist(),
-        table.column("image").to_pylist(),
-        labels.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1),
-    )
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"damaged shard {uri} ({reason}); copy the shards again, or make them anew"
+        ) from error
+    flat = labels.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    attributes = flat.reshape(-1, labels.type.list_size)
+    return ShardRows(ids.to_pylist(), images.to_pylist(), attributes)
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
@@ -189,7 +199,7 @@ def write_quarantine(folder: str, quarantined: list[Quarantined]) -> None:
     writer.writerow(Quarantined._fields)
     writer.writerows(quarantined)
     with storage.atomic_file(storage.join(folder, "quarantine.csv")) as path:
-        Path(path).write_text(text.getvalue())
+        path.write_text(text.getvalue(), encoding="utf-8")
 
 
 def reasons(quarantined: list[Quarantined]) -> dict[str, int]:

@@ -67,7 +67,8 @@ def kept_change(
     """`kept/<attribute>`: how much of the asked-for change is found again in the drawn faces.
 
     The faces at the lowest and the highest strength are encoded; 1 is the whole way along the
-    vector. Empty if there is one strength only.
+    vector. Several attributes share the change by least squares, since their vectors overlap.
+    Empty if there is one strength only.
     """
     low, high = int(np.argmin(editing.strengths)), int(np.argmax(editing.strengths))
     asked = editing.strengths[high] - editing.strengths[low]
@@ -76,8 +77,9 @@ def kept_change(
     batch_size = min(64, len(drawn))
     ends = [encode_pixels(vae, drawn[:, end], batch_size).mean for end in (low, high)]
     change = (ends[1] - ends[0]).mean(axis=0)
-    kept = {}
-    for name in editing.attribute:
-        vector = vectors.vector(name)
-        kept[f"kept/{name}"] = float(change @ vector / (asked * (vector @ vector)))
-    return kept
+    directions = np.stack([vectors.vector(name) for name in editing.attribute], axis=1)
+    found = np.linalg.lstsq(directions, change)[0]
+    return {
+        f"kept/{name}": float(part / asked)
+        for name, part in zip(editing.attribute, found, strict=True)
+    }

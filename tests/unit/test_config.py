@@ -117,6 +117,8 @@ def test_a_preset_stands_alone():
         (EditingConfig, {"strengths": []}),
         (LossConfig, {"layers": []}),
         (LossConfig, {"layer_weights": [1.0]}),
+        (LossConfig, {"reconstruction": "pixel", "layer_weights": [1.0, 1.0, 1.0]}),
+        (EditingConfig, {"image_ids": []}),
         (ShardingConfig, {"crop": [0, 0, 0, 5]}),
         (ShardingConfig, {"crop": [-1, 0, 5, 5]}),
         (ShardingConfig, {"crop": "oval"}),

@@ -2,6 +2,8 @@
 
 import errno
 import hashlib
+import sys
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -150,3 +152,28 @@ def test_digests(tmp_path):
     assert storage.file_digest(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
     assert storage.value_digest({"a": 1, "b": 2}) == storage.value_digest({"b": 2, "a": 1})
     assert storage.value_digest([1]) != storage.value_digest([2])
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/file", "nowhere://file"])
+@pytest.mark.parametrize("use", [storage.exists, storage.make_folder, storage.read_json])
+def test_a_storage_that_cannot_be_used_is_one_clear_line(monkeypatch, use, uri):
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if not installed
+    with pytest.raises(UserError, match=f"cannot reach {uri}: (Install s3fs|Protocol not known)"):
+        use(uri)
+
+
+def test_a_folder_comes_back_if_its_successor_cannot_take_its_place(tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    with storage.atomic_folder(str(folder)) as path:
+        (path / "one").write_text("one")
+    rename = Path.replace
+    renames = iter([rename, full_disk, rename])
+    monkeypatch.setattr(Path, "replace", lambda *paths: next(renames)(*paths))
+    with pytest.raises(UserError, match="the disk is full"), storage.atomic_folder(str(folder)):
+        pass
+    assert (folder / "one").read_text() == "one"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")

@@ -47,3 +47,12 @@ def test_the_table_reads_back(tmp_path):
     np.testing.assert_array_equal(back.latents, latents)
     np.testing.assert_array_equal(back.attributes, labels)
     assert not list(read_latents(str(tmp_path), manifest, "train"))
+
+
+def test_a_shard_without_latents_reads_back(tmp_path):
+    none = LatentBatch([], [], np.zeros((0, 3), np.float32), np.zeros((0, 4), np.int8))
+    write_latents(str(tmp_path), "val-00000", none)
+    shard = Shard("val-00000", "val", 0, 0, "")
+    manifest = Manifest(("a",) * 4, 64, (shard,), {}, {}, {}, missing_labels=False)
+    (back,) = read_latents(str(tmp_path), manifest)
+    assert (back.latents.shape, back.attributes.shape) == ((0, 3), (0, 4))

@@ -21,7 +21,7 @@ IMAGES = 300
 def vectors() -> AttributeVectors:
     return AttributeVectors(
         names=NAMES,
-        vectors=np.array([[2, 0, 1], [0, 3, 0]], np.float32),
+        vectors=np.array([[2, 0, 1], [1, 3, 0]], np.float32),
         positive_count=np.array([99, 99]),
         negative_count=np.array([99, 99]),
         standard_errors=np.zeros((2, 3), np.float32),
