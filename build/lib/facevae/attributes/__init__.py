@@ -1,1 +1,0 @@
-"""Attributes: statistics of latents, vectors, and how well they read."""

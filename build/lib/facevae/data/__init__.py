@@ -1,1 +1,0 @@
-"""Data: raw faces, shards, and batches in a fixed order."""

@@ -1,1 +1,0 @@
-"""Editing: moving latents along attribute vectors, and the pictures of it."""

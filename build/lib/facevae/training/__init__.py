@@ -1,1 +1,0 @@
-"""Training: one step, the loop, and its workers on Ray Train."""
