@@ -77,12 +77,23 @@ def train(
         if due(config.checkpoint_every):
             with meter.paused():
                 meter.check_finite()
+                _check_weights(trainee, step)
                 listener.save(step)
 
 
 def _log(listener: Listener, trainee: Trainee, step: int, metrics: Metrics) -> None:
     if trainee.rank.rank == 0:
         listener.log(step, metrics)
+
+
+def _check_weights(trainee: Trainee, step: int) -> None:
+    """The last update may break what the loss before it could not show; ranks hold the same."""
+    for name, weights in trainee.vae.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise UserError(
+                f"the weights '{name}' are not finite after step {step}: nothing was saved; "
+                "lower training.learning_rate or set training.gradient_clip_norm"
+            )
 
 
 @torch.no_grad()

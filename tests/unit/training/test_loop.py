@@ -122,6 +122,14 @@ def test_a_broken_loss_stops_before_it_is_saved_and_names_step_and_term(term, lo
     assert not ear.saved
 
 
+def test_weights_broken_by_the_last_update_are_not_saved():
+    learner = trainee(steps=1, learning_rate=1e39)
+    ear = Ear(learner)
+    with pytest.raises(UserError, match=r"not finite after step 1: nothing was saved"):
+        train(learner, batches(1, 1), HELD_OUT, 1, ear)
+    assert not ear.saved
+
+
 def test_validation_is_the_plain_mean_over_images_in_eval_mode():
     learner = trainee()
     metrics = validate(learner, HELD_OUT)
