@@ -332,6 +332,12 @@ class TrainConfig(SourceConfig):
     tracking: TrackingConfig = Field(TrackingConfig())
 
     @model_validator(mode="after")
+    def _one_source(self) -> "TrainConfig":
+        if self.shards is not None and self.images is not None:
+            raise ValueError("--shards and --images both say where the faces are; give one")
+        return self
+
+    @model_validator(mode="after")
     def _equal_shares(self) -> "TrainConfig":
         share, rest = divmod(self.training.global_batch_size, self.scaling.workers)
         if rest or not share:

@@ -20,6 +20,9 @@ from facevae.verbs.edit import edit_faces
 from facevae.verbs.shards import shard_faces
 from facevae.verbs.train import train_model
 
+# Training reads the shards that were made of them.
+NO_IMAGES = dict.fromkeys(("images", "attributes", "partition", "identities"))
+
 
 def quickstart(config: QuickstartConfig) -> dict[str, float]:
     """Shards, training, attribute vectors and edited faces, below one output folder.
@@ -44,7 +47,7 @@ def quickstart(config: QuickstartConfig) -> dict[str, float]:
     for name in config.editing.attribute:
         attribute_index(names, name)  # before hours of training, not after
     figures = train_model(
-        _part(TrainConfig, config, tracking, output=places["train"], shards=shards)
+        _part(TrainConfig, config, tracking, output=places["train"], shards=shards, **NO_IMAGES)
     )
     figures |= compute_attributes(
         AttributesConfig(
@@ -73,7 +76,7 @@ Part = TypeVar("Part", ShardsConfig, TrainConfig)
 
 
 def _part(
-    kind: type[Part], config: QuickstartConfig, tracking: TrackingConfig, **changes: str
+    kind: type[Part], config: QuickstartConfig, tracking: TrackingConfig, **changes: str | None
 ) -> Part:
     """The settings of one verb, taken from those of all."""
     shared = {name: getattr(config, name) for name in kind.model_fields}

@@ -40,6 +40,7 @@ def mistake(capsys, *words: str) -> str:
         ("train --loss.layers conv1", "loss.layers: Input should be a list, found 'conv1'"),
         ("train --training.global_batch_size 5 --scaling.workers 2", "choose a multiple"),
         ("train --images DIR", "--images needs --attributes"),
+        ("train --shards S --images DIR --attributes FILE", "give one"),
         ("train --attributes FILE", "--attributes needs --images"),
         ("train --config nowhere.yaml", "no such file of settings: nowhere.yaml"),
         ("train --config", "--config needs the name of a YAML file"),
