@@ -35,7 +35,7 @@ HEAD_ADDRESS = "127.0.0.2"
 OBJECT_STORE_BYTES = 500_000_000
 
 
-class Problem(Exception):
+class StartError(Exception):
     """What went wrong, in one line."""
 
 
@@ -93,7 +93,7 @@ class Cluster:
         """Wait until a process answers.
 
         Raises:
-            Problem: it ended, or does not answer in time.
+            StartError: it ended, or does not answer in time.
         """
         deadline = time.monotonic() + seconds
         (started,) = [each for each in self.started if each.name == name]
@@ -105,7 +105,7 @@ class Cluster:
                 break
             time.sleep(0.2)
         lines = (self.data / f"{name}.log").read_text(errors="replace").splitlines()
-        raise Problem(f"{name} did not start; its log ends with:\n  " + "\n  ".join(lines[-8:]))
+        raise StartError(f"{name} did not start; its log ends with:\n  " + "\n  ".join(lines[-8:]))
 
     def end(self) -> None:
         """End every process, the last one first, and remove the data."""
@@ -159,13 +159,13 @@ def up(cluster: Cluster, workers: int, cpus: int) -> None:
     """Start everything, or say what is up already.
 
     Raises:
-        Problem: something did not start; nothing of it is left then.
+        StartError: something did not start; nothing of it is left then.
     """
     if not sys.platform.startswith("linux"):
-        raise Problem("a rehearsal cluster needs Linux: its nodes have addresses of 127.0.0.0/8")
+        raise StartError("a rehearsal cluster needs Linux: its nodes have addresses of 127.0.0.0/8")
     if cluster.is_up:
         if cluster.workers != workers:
-            raise Problem(f"a cluster of {cluster.workers} workers is up; say down first")
+            raise StartError(f"a cluster of {cluster.workers} workers is up; say down first")
         print("already up")
         return
     cluster.end()
@@ -324,9 +324,14 @@ def _start_head(cluster: Cluster, dashboard: int) -> int:
     """Start the head; returns the port of its control store."""
     gcs = _port(6379)
     options = [
-        "--head", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-        "--num-cpus=0", f"--temp-dir={cluster.data}/ray", f"--ray-client-server-port={_port(10001)}",
-    ]  # fmt: skip
+        "--head",
+        "--num-cpus=0",
+        f"--port={gcs}",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard}",
+        f"--ray-client-server-port={_port(10001)}",
+        f"--temp-dir={cluster.data}/ray",
+    ]
     _start_ray(cluster, "head", HEAD_ADDRESS, options)
     return gcs
 
@@ -354,10 +359,10 @@ def exports(cluster: Cluster) -> str:
     """Shell lines that give a client the cluster's addresses and keys.
 
     Raises:
-        Problem: no cluster is up.
+        StartError: no cluster is up.
     """
     if not cluster.is_up:
-        raise Problem("no cluster is up; say cluster/local up --workers 2")
+        raise StartError("no cluster is up; say cluster/local up --workers 2")
     values = cluster.environment.items()
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in values)
 
@@ -386,8 +391,8 @@ def main() -> int:
             was_up = cluster.is_up
             cluster.end()
             print("down; its data is gone" if was_up else "nothing is up")
-    except Problem as problem:
-        print(f"cluster/local: {problem}", file=sys.stderr)
+    except StartError as error:
+        print(f"cluster/local: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("cluster/local: stopped", file=sys.stderr)

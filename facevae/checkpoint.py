@@ -7,6 +7,7 @@ A model folder holds `model.safetensors` and `model.json`; a training checkpoint
 
 import json
 import pickle
+import shutil
 import struct
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -100,6 +101,12 @@ def load_model(folder: Path) -> LoadedModel:
     _verify(folder / WEIGHTS, card.digest)
     _load_weights(vae, weights, folder / WEIGHTS)
     return LoadedModel(vae.eval(), card)
+
+
+def export_model(checkpoint: Path, folder: Path) -> None:
+    """Copy the model of a checkpoint into an empty folder, without what only training needs."""
+    for name in (WEIGHTS, CARD):
+        shutil.copy(checkpoint / name, folder / name)
 
 
 class TrainingState(NamedTuple):

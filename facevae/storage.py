@@ -2,6 +2,8 @@
 
 A local write goes to a temporary name in the same folder and is renamed, so that a reader or a
 killed program never sees half a file; object stores make a whole object visible at once anyway.
+Addresses and keys of object stores come from the environment alone: AWS_ENDPOINT_URL,
+AWS_ACCESS_KEY_ID, ..., GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN.
 """
 
 import contextlib
@@ -13,9 +15,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
+import psutil
+import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
 from facevae.errors import UserError
@@ -31,6 +35,13 @@ WRITE_ERRORS = {
     errno.EISDIR: "a folder is in the way of the file; move it or choose another place",
 }
 """what a failure to write means, and what to do, by errno"""
+
+
+NETWORK_FILE_SYSTEMS = (
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "virtiofs", "fuse."),
+    *("lustre", "gpfs", "ceph", "beegfs", "glusterfs", "weka", "wekafs", "pvfs2", "orangefs"),
+)
+"""file systems that several machines can see, as the mount table names them"""
 
 
 def is_local(uri: str) -> bool:
@@ -50,29 +61,74 @@ def join(uri: str, *names: str) -> str:
     return "/".join([uri.rstrip("/"), *names])
 
 
+def parent(uri: str) -> str:
+    """The URI of the folder that holds a file."""
+    return uri.rstrip("/").rpartition("/")[0]
+
+
+def shared_by_machines(uri: str) -> bool:
+    """Whether other machines see the same files: an object store, or a network file system."""
+    return not is_local(uri) or file_system_type(uri).startswith(NETWORK_FILE_SYSTEMS)
+
+
+def file_system_type(path: str) -> str:
+    """What the mount table calls the file system of a local path, which need not exist yet."""
+    place = Path(absolute(path)).resolve()
+    mounts = {Path(mount.mountpoint): mount.fstype for mount in psutil.disk_partitions(all=True)}
+    return next((mounts[each] for each in (place, *place.parents) if each in mounts), "unknown")
+
+
 def exists(uri: str) -> bool:
     """Whether a file or folder is there.
 
     Raises:
-        UserError: no such kind of storage, or its package is not installed; as all here do.
+        UserError: no such kind of storage, its package is not installed, or it cannot be reached;
+            as all here do.
     """
     filesystem, path = _filesystem(uri)
-    return bool(filesystem.exists(path))
+    with _reaching(uri):
+        return bool(filesystem.exists(path))
+
+
+def names(uri: str) -> list[str]:
+    """The names of the files and folders in a folder; none if there is no such folder."""
+    filesystem, path = _filesystem(uri)
+    with _reaching(uri):
+        try:
+            entries = filesystem.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+    return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
+
+
+def remove_folder(uri: str) -> None:
+    """Remove a folder and all that is in it, if it is there."""
+    filesystem, path = _filesystem(uri)
+    with _reaching(uri), contextlib.suppress(FileNotFoundError):
+        filesystem.rm(path, recursive=True)
 
 
 def make_folder(uri: str) -> None:
     """Make a folder and its parents.
 
+    An object store has no folders: there it is checked that the bucket exists.
+
     Raises:
         UserError: the place cannot be written to.
     """
     filesystem, path = _filesystem(uri)
+    if not isinstance(filesystem, LocalFileSystem):
+        bucket = path.partition("/")[0]
+        with _reaching(uri):
+            if not filesystem.exists(bucket):
+                raise UserError(f"no bucket '{bucket}' for {uri}: make it first, or see its name")
+        return
     with writing_to(uri):
         try:
             filesystem.makedirs(path, exist_ok=True)
         except FileNotFoundError as error:  # as in /proc
             raise PermissionError(errno.EACCES, "Permission denied") from error
-        if isinstance(filesystem, LocalFileSystem) and not os.access(path, os.W_OK):
+        if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, "Permission denied")
 
 
@@ -114,7 +170,8 @@ def atomic_file(uri: str) -> Iterator[Path]:
             if local:
                 temporary.chmod(0o644)
                 temporary.replace(path)
-            else:
+        if not local:
+            with _reaching(uri):
                 filesystem.put_file(str(temporary), path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -124,7 +181,7 @@ def atomic_file(uri: str) -> Iterator[Path]:
 def atomic_folder(uri: str) -> Iterator[Path]:
     """A local folder to fill; it appears under `uri` when the block ends without error.
 
-    An older folder of that name is replaced.
+    An older folder of that name is replaced. On an object store files appear one by one.
 
     Raises:
         UserError: no permission, the disk is full, or a file is there. Nothing is left behind.
@@ -132,7 +189,7 @@ def atomic_folder(uri: str) -> Iterator[Path]:
     filesystem, path = _filesystem(uri)
     local = isinstance(filesystem, LocalFileSystem)
     with writing_to(uri):
-        if filesystem.isfile(path):
+        if local and filesystem.isfile(path):
             raise NotADirectoryError(errno.ENOTDIR, "Not a directory")
         if local:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -143,36 +200,69 @@ def atomic_folder(uri: str) -> Iterator[Path]:
     try:
         with writing_to(uri):
             yield temporary
-            if not local:
-                older = set(filesystem.find(path))
-                filesystem.put(f"{temporary}/", path, recursive=True)
-                files = (file for file in temporary.rglob("*") if file.is_file())
-                newer = {join(path, file.relative_to(temporary).as_posix()) for file in files}
-                for left_over in older - newer:
-                    filesystem.rm_file(left_over)
-                return
-            temporary.chmod(0o755)
-            if Path(path).exists():
-                replaced = temporary.with_name(f"{temporary.name}.replaced")
-                Path(path).replace(replaced)
-                try:
-                    temporary.replace(path)
-                except OSError:
-                    replaced.replace(path)
-                    raise
-                shutil.rmtree(replaced)
-            else:
-                temporary.replace(path)
+            if local:
+                _replace_folder(temporary, Path(path))
+        if not local:
+            with _reaching(uri):
+                _upload_folder(temporary, filesystem, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    temporary.chmod(0o755)
+    if not path.exists():
+        temporary.replace(path)
+        return
+    replaced = temporary.with_name(f"{temporary.name}.replaced")
+    path.replace(replaced)
+    try:
+        temporary.replace(path)
+    except OSError:
+        replaced.replace(path)
+        raise
+    shutil.rmtree(replaced)
+
+
+def _upload_folder(temporary: Path, filesystem: fsspec.AbstractFileSystem, path: str) -> None:
+    older = set(filesystem.find(path))
+    filesystem.put(f"{temporary}/", path, recursive=True)
+    files = (file for file in temporary.rglob("*") if file.is_file())
+    newer = {join(path, file.relative_to(temporary).as_posix()) for file in files}
+    for left_over in older - newer:
+        filesystem.rm_file(left_over)
 
 
 def read_bytes(uri: str) -> bytes:
     """The content of a file."""
     filesystem, path = _filesystem(uri)
-    with filesystem.open(path, "rb") as file:
-        content: bytes = file.read()
+    with _reaching(uri):
+        content: bytes = filesystem.cat_file(path)
     return content
+
+
+@contextlib.contextmanager
+def open_to_read(uri: str, block_bytes: int | None = None) -> Iterator[BinaryIO]:
+    """A file to read parts of; only those travel from an object store.
+
+    Args:
+        uri: the file.
+        block_bytes: fetch and keep blocks of this size, for many small reads; none: each read
+            fetches just what it asks for.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    filesystem, path = _filesystem(uri)
+    options: dict[str, Any] = {}
+    if not isinstance(filesystem, LocalFileSystem):
+        options = {"cache_type": "none"}
+        if block_bytes is not None:
+            options = {"cache_type": "blockcache", "block_size": block_bytes}
+    with _reaching(uri):
+        file = filesystem.open(path, "rb", **options)
+    with file:
+        yield file
 
 
 def read_json(uri: str) -> Any:
@@ -217,14 +307,56 @@ def local_copy(uri: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / Path(path).name
-        filesystem.get(path, str(target), recursive=True)
+        with _reaching(uri):
+            filesystem.get(path, str(target), recursive=True)
         yield target
+
+
+def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem | None, str]:
+    """What Ray needs to write below a URI: a file system (none: the local one) and a path.
+
+    Ray's own choice for s3:// would take its settings from other places than ours does.
+    """
+    filesystem, path = _filesystem(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        return None, path
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), path
 
 
 def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """What holds a file, and the file's path there."""
+    # Listings that are remembered hide what other processes write.
+    options = {} if is_local(uri) else {"use_listings_cache": False}
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = fsspec.core.url_to_fs(uri, **options)
     except (ImportError, ValueError) as error:  # "Install s3fs to access S3", unknown protocol
         raise UserError(f"cannot reach {uri}: {error}") from error
     return filesystem, path
+
+
+@contextlib.contextmanager
+def _reaching(uri: str) -> Iterator[None]:
+    """A block whose failures to reach an object store become one clear line."""
+    try:
+        yield
+    except (UserError, FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise
+    except PermissionError as error:
+        if is_local(uri):
+            raise
+        raise UserError(
+            f"no permission for {uri} ({_reason(error)}): check the keys in the environment and "
+            "what they may do"
+        ) from error
+    except Exception as error:
+        if is_local(uri):
+            raise
+        # Each kind of store has exceptions of its own, and none but these come from there.
+        raise UserError(
+            f"cannot reach {uri} ({_reason(error)}): check the address and the keys in the "
+            "environment, and the network"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

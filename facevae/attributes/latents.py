@@ -77,8 +77,8 @@ def write_latents(folder: str, shard: str, batch: LatentBatch) -> None:
 def read_latents(folder: str, manifest: Manifest, *splits: Split) -> Iterator[LatentBatch]:
     """The rows of some splits (none: all), a shard at a time, in shard order."""
     for shard in manifest.of_split(*(splits or ("train", "val", "test"))):
-        with storage.local_copy(latents_uri(folder, shard.name)) as path:
-            table = pq.read_table(path)
+        with storage.open_to_read(latents_uri(folder, shard.name)) as file:
+            table = pq.read_table(file, pre_buffer=True)
         columns = {name: table.column(name).combine_chunks() for name in table.column_names}
         yield LatentBatch(
             columns["image_id"].to_pylist(),

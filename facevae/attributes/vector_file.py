@@ -18,9 +18,11 @@ from jaxtyping import Int64
 
 from facevae.attributes.vectors import AttributeVectors, LatentBatch, index_of
 from facevae.errors import UserError
-from facevae.storage import atomic_file, local_copy
+from facevae.storage import atomic_file, open_to_read
 
 FORMAT_VERSION = 1
+BLOCK_BYTES = 1 << 20
+"""what is fetched at once from an object store: HDF5 reads many small pieces"""
 _DIGESTS = ("model_digest", "shards_digest", "labels_digest")
 
 
@@ -196,7 +198,7 @@ def _hdf5_to_write(path: Path) -> Iterator[tuple[_WriteErrorsLater, h5py.File]]:
 def _opened(uri: str | Path) -> Iterator[h5py.File]:
     """The file, open, holding at least the original's four data sets in matching shapes."""
     try:
-        with local_copy(str(uri)) as path, h5py.File(path, "r") as file:
+        with open_to_read(str(uri), BLOCK_BYTES) as opened, h5py.File(opened, "r") as file:
             _check_layout(uri, file)
             yield file
     except FileNotFoundError as error:

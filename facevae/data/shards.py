@@ -142,8 +142,9 @@ def read_shard(folder: str, name: str, row_groups: list[int] | None = None) -> S
     names = ("image_id", "image", "attributes")
     try:
         with (
-            storage.local_copy(uri) as path,
-            pq.ParquetFile(path, page_checksum_verification=True) as file,
+            storage.open_to_read(uri) as opened,
+            # The wanted columns of a row group lie side by side, and come in one request.
+            pq.ParquetFile(opened, page_checksum_verification=True, pre_buffer=True) as file,
         ):
             groups = range(file.num_row_groups) if row_groups is None else row_groups
             table = file.read_row_groups(list(groups), list(names))

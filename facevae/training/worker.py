@@ -97,7 +97,6 @@ class _Listener:
         self._trainee, self._config, self._history = trainee, config, history
         self._shards_digest, self._board = manifest.digest, job["progress"]
         self._run = Run(RunId(*job["run"]))
-        self._output = Path(config.output)
 
     def log(self, step: int, metrics: Metrics) -> None:
         self._run.metrics(step, metrics)

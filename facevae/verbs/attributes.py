@@ -26,6 +26,7 @@ from facevae.tracking import (
     start_run,
     trained_by,
 )
+from facevae.verbs.places import check_places
 
 VECTORS = "attribute_vectors.h5"
 MAX_REJECTED = 0.001
@@ -55,7 +56,9 @@ def compute_attributes(config: AttributesConfig) -> dict[str, float]:
         say(f"already done: {output}")
         return dict(storage.read_json(result))
     runtime.connect()
-    plan = plan_encoders(config.encoding, runtime.nodes())
+    nodes = runtime.nodes()
+    check_places({"--output": output, "--shards": folder}, len(nodes))
+    plan = plan_encoders(config.encoding, nodes)
     settings = config.model_dump(mode="json")
     training_run = trained_by(config.model, model.card)
     with start_run(config.tracking, "attributes", output, settings, model_run=training_run) as run:

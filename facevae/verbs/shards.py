@@ -6,6 +6,7 @@ from facevae.data.sharding import make_shards, prepare_shards
 from facevae.data.shards import Manifest, read_manifest
 from facevae.progress import say
 from facevae.tracking import start_run
+from facevae.verbs.places import check_places
 
 
 def shard_faces(config: ShardsConfig) -> dict[str, float]:
@@ -23,6 +24,8 @@ def shard_faces(config: ShardsConfig) -> dict[str, float]:
         say(f"already done: {config.output}")
         return _figures(read_manifest(config.output))
     runtime.connect()
+    images = config.images and storage.absolute(config.images)
+    check_places({"--output": config.output, "--images": images}, len(runtime.nodes()))
     settings = config.model_dump(mode="json")
     with start_run(config.tracking, "shards", config.output, settings) as run:
         manifest = make_shards(config, source, run.id.run_id)

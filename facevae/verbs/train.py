@@ -1,6 +1,6 @@
 """`train`: shards to a trained VAE."""
 
-import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,19 +14,20 @@ from PIL import Image
 from ray.train.torch import TorchTrainer
 
 from facevae import figures, runtime, storage
-from facevae.checkpoint import CARD, WEIGHTS, load_model, load_training, read_card
+from facevae.checkpoint import export_model, load_model, load_training
 from facevae.config import ShardsConfig, TrainConfig
 from facevae.data.batches import spread_images
 from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UserError
 from facevae.models.perceptual import check_perceptual_network
-from facevae.models.perceptual_weights import perceptual_weights_digest
+from facevae.models.perceptual_weights import own_weights_file, perceptual_weights_digest
 from facevae.pixels import crop_and_resize
 from facevae.progress import progress, say
 from facevae.tracking import MODEL_NAME, SHARDS_RUN_TAG, Run, log_model, start_run, store_uri
 from facevae.training.loop import Metrics
 from facevae.training.resources import WorkerPlan, plan_workers
 from facevae.training.worker import ProgressBoard, train_worker
+from facevae.verbs.places import check_places, sqlite_file
 from facevae.verbs.shards import shard_faces
 
 CHECKPOINTS = "checkpoints"
@@ -57,7 +58,9 @@ def train_model(config: TrainConfig) -> dict[str, float]:
         say(f"already done: {output}")
         return dict(storage.read_json(result))
     runtime.connect()
-    plan = plan_workers(config.scaling, runtime.nodes())
+    nodes = runtime.nodes()
+    check_places(_places(config), len(nodes))
+    plan = plan_workers(config.scaling, nodes)
     if config.training.sync_batch_norm and not plan.use_gpu:
         raise UserError(
             "training.sync_batch_norm needs GPU workers, torch has no version for CPU: leave it "
@@ -70,12 +73,25 @@ def train_model(config: TrainConfig) -> dict[str, float]:
     if config.loss.reconstruction == "perceptual":
         judge = {"facevae.perceptual_weights": perceptual_weights_digest(config.loss)}
     with start_run(config.tracking, "train", output, config.model_dump(mode="json")) as run:
-        run.dataset(Path(shards).name, manifest.digest, "training")
+        run.dataset(shards.rpartition("/")[2], manifest.digest, "training")
         run.tags({SHARDS_RUN_TAG: manifest.run_id or "", **judge})
         checkpoint = _fit(config, plan, shards, run)
-        metrics = _publish(config, shards, manifest, checkpoint, run)
+        with checkpoint.as_directory() as folder:
+            metrics = _publish(config, shards, manifest, Path(folder), run)
     storage.write_json(result, metrics)
     return metrics
+
+
+def _places(config: TrainConfig) -> dict[str, str | None]:
+    """What workers on any machine read and write."""
+    weights = own_weights_file(config.loss)
+    return {
+        "--output": config.output,
+        "--shards": config.shards and storage.absolute(config.shards),
+        "--images": config.images and storage.absolute(config.images),
+        "--loss.weights": str(weights) if weights else None,
+        "--tracking.uri": sqlite_file(store_uri(config.tracking, config.output)),
+    }
 
 
 def _claim(output: str, config: TrainConfig) -> None:
@@ -126,8 +142,9 @@ def _check_data(config: TrainConfig, shards: str, manifest: Manifest) -> None:
             )
 
 
-def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> Path:
-    """Run Ray Train; returns the newest checkpoint's folder."""
+def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> ray.train.Checkpoint:
+    """Run Ray Train; returns the newest checkpoint."""
+    filesystem, path = storage.arrow_filesystem(config.output)
     board = ray.remote(num_cpus=0)(ProgressBoard).remote()
     trainer = TorchTrainer(
         train_worker,
@@ -146,7 +163,8 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> Path:
         ),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
-            storage_path=config.output,
+            storage_path=path,
+            storage_filesystem=filesystem,
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=config.training.checkpoints_kept
             ),
@@ -158,22 +176,22 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> Path:
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
-            remove_unfinished(Path(config.output) / CHECKPOINTS)
+            remove_unfinished(storage.join(config.output, CHECKPOINTS))
             raise _cause(error) from error
     assert result.checkpoint is not None, "the last step saves a checkpoint"
-    return Path(result.checkpoint.path)
+    return result.checkpoint
 
 
-def remove_unfinished(checkpoints: Path) -> None:
+def remove_unfinished(checkpoints: str) -> None:
     """Remove the checkpoints whose upload broke off: those that Ray's record does not list."""
-    record = checkpoints / "checkpoint_manager_snapshot.json"
+    record = storage.join(checkpoints, "checkpoint_manager_snapshot.json")
     finished = set()
-    if record.is_file():
-        results = storage.read_json(str(record))["checkpoint_results"]
+    if storage.exists(record):
+        results = storage.read_json(record)["checkpoint_results"]
         finished = {result["checkpoint_dir_name"] for result in results}
-    for folder in checkpoints.glob("step_*"):
-        if folder.name not in finished:
-            shutil.rmtree(folder)
+    for name in storage.names(checkpoints):
+        if name.startswith("step_") and name not in finished:
+            storage.remove_folder(storage.join(checkpoints, name))
 
 
 def _cause(error: Exception) -> Exception:
@@ -222,18 +240,19 @@ def _publish(
 ) -> Metrics:
     """Copy the model out of the newest checkpoint, draw the curves, log both."""
     history = load_training(checkpoint).history
-    folder = storage.join(config.output, MODEL_NAME)
-    with storage.atomic_folder(folder) as copy:
-        for name in (WEIGHTS, CARD):
-            shutil.copy(checkpoint / name, copy / name)
+    with storage.atomic_folder(storage.join(config.output, MODEL_NAME)) as folder:
+        export_model(checkpoint, folder)
     curves = figures.loss_curves(history, [f"{s}/{t}" for t in CURVES for s in SPLITS])
     figures.save_png(curves, storage.join(config.output, "curves.png"))
     run.picture("curves.png", curves)
     run.json("history.json", history)
-    size = load_model(Path(folder)).vae.image_size
+    model = load_model(checkpoint)
+    size = model.vae.image_size
     faces = spread_images(shards, manifest, "val", 2)
     example = [np.asarray(crop_and_resize(Image.fromarray(face), None, size)) for face in faces]
-    run.tags({"facevae.model_digest": read_card(Path(folder)).digest})
-    log_model(run, Path(folder), np.stack(example), config.tracking.register_as)
+    run.tags({"facevae.model_digest": model.card.digest})
+    with tempfile.TemporaryDirectory() as name:
+        export_model(checkpoint, Path(name))
+        log_model(run, Path(name), np.stack(example), config.tracking.register_as)
     final = {key: value for row in history for key, value in row.items()}
     return {"steps": final.pop("step"), **final}
