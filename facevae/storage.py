@@ -120,8 +120,10 @@ def make_folder(uri: str) -> None:
     if not isinstance(filesystem, LocalFileSystem):
         bucket = path.partition("/")[0]
         with _reaching(uri):
-            if not filesystem.exists(bucket):
-                raise UserError(f"no bucket '{bucket}' for {uri}: make it first, or see its name")
+            try:
+                filesystem.info(bucket)
+            except FileNotFoundError as error:
+                raise UserError(f"no bucket '{bucket}' for {uri}: make it first") from error
         return
     with writing_to(uri):
         try:

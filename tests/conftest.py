@@ -1,9 +1,13 @@
 """What the tests share: drawn faces in shards, and one Ray cluster a session."""
 
 import os
+import uuid
 from pathlib import Path
 
+import boto3
+import fsspec
 import pytest
+from moto.server import ThreadedMotoServer
 
 from facevae import runtime
 from facevae.config import ShardsConfig
@@ -12,8 +16,38 @@ from facevae.verbs.shards import shard_faces
 
 def pytest_configure() -> None:
     """The tests speak to no cluster and no tracking server but their own."""
-    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-        os.environ.pop(name, None)
+    for name in list(os.environ):
+        if name.startswith(("RAY_A", "MLFLOW_TRACKING", "AWS_")):
+            os.environ.pop(name)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint():
+    """The address of an S3 server of this process."""
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_endpoint, monkeypatch):
+    """The URI of an empty place in a bucket, with its keys in the environment."""
+    settings = {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    clear = fsspec.get_filesystem_class("s3").clear_instance_cache
+    clear()
+    bucket = f"test-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    yield f"s3://{bucket}/place"
+    clear()
 
 
 @pytest.fixture(scope="session")

@@ -194,7 +194,7 @@ def test_what_cannot_work_is_refused_before_anything_starts(shards, tmp_path, ch
 def test_a_checkpoint_whose_upload_broke_off_is_removed_and_finished_ones_stay(trained, tmp_path):
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / "step_0000099").mkdir()
-    remove_unfinished(tmp_path / "checkpoints")
+    remove_unfinished(str(tmp_path / "checkpoints"))
     left = {path.name for path in (tmp_path / "checkpoints").glob("step_*")}
     assert left == {"step_0000003", LAST}
 
