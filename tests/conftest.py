@@ -12,7 +12,10 @@ from facevae.verbs.shards import shard_faces
 
 def pytest_configure() -> None:
     """The tests speak to no cluster and no tracking server but their own."""
-    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+    for name in (
+        "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN",
+        "RAY_AUTH_TOKEN_PATH", "MLFLOW_TRACKING_URI",
+    ):  # fmt: skip
         os.environ.pop(name, None)
 
 

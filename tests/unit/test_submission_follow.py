@@ -23,7 +23,7 @@ class Jobs:
     A state may be an exception.
     """
 
-    def __init__(self, cuts: list[int], states: list[Job | None | Exception]) -> None:
+    def __init__(self, cuts: list[int], states: list[Job | Exception | None]) -> None:
         self.cuts, self.states, self.rest_asked = cuts, states, 0
 
     def job(self, submission_id: str) -> Job | None:

@@ -7,10 +7,10 @@ from facevae.submission.options import read_options
 
 
 def test_options_of_the_verb_pass_through_in_order():
-    options = read_options(
-        "--address h:1 train --loss.beta 0.7 --submission-id a.b --config=x.yaml --no-wait "
-        "--editing.strengths [-2,0] -2 --working_dir w".split()
-    )
+    options = read_options([
+        "--address", "h:1", "train", "--loss.beta", "0.7", "--submission-id", "a.b",
+        "--config=x.yaml", "--no-wait", "--editing.strengths", "[-2,0]", "-2", "--working_dir", "w",
+    ])  # fmt: skip
     assert options.verb == "train"
     assert options.arguments == [
         "--loss.beta", "0.7", "--config=x.yaml", "--editing.strengths", "[-2,0]", "-2",
