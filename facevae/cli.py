@@ -112,6 +112,9 @@ def submit_verb(words: Sequence[str]) -> int:
     except UserError as error:
         print(f"facevae submit: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("facevae submit: interrupted", file=sys.stderr)
+        return 130
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:

@@ -284,7 +284,10 @@ def _check_answer(address: str, headers: dict[str, str]) -> None:
     if answer.status_code == 403:
         raise UserError(f"{address} refuses the token: set RAY_AUTH_TOKEN to that of this cluster")
     if answer.status_code != 200 or "ray_version" not in answer.text:
-        raise UserError(f"{address} is not the dashboard of a Ray cluster; give another --address")
+        raise UserError(
+            f"{address} does not answer as the dashboard of a Ray cluster does (status "
+            f"{answer.status_code}): wait until it is up, or give another --address"
+        )
 
 
 def _with_timeouts(do_request: Any) -> Any:

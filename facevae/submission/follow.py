@@ -1,7 +1,6 @@
 """The log of a running job, shown once and whole, however often the connection breaks."""
 
 import asyncio
-import itertools
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -43,8 +42,8 @@ def follow(jobs: Jobs, submission_id: str, write: Write) -> Job:
         UnreachableError: the cluster has not answered for `PATIENCE_SECONDS`.
     """
     shown = _Shown(write)
-    answered, is_lost = time.monotonic(), False
-    for attempt in itertools.count():
+    answered, is_lost, pause = time.monotonic(), False, 0.0
+    while True:
         try:
             job = jobs.job(submission_id)
             if job is None:
@@ -59,10 +58,9 @@ def follow(jobs: Jobs, submission_id: str, write: Write) -> Job:
             is_lost = True
             if time.monotonic() - answered > PATIENCE_SECONDS:
                 raise
-        if attempt:
-            time.sleep(RETRY_SECONDS)
+        time.sleep(pause)
+        pause = RETRY_SECONDS
         asyncio.run(_show_tail(jobs.tail(submission_id), shown))
-    raise AssertionError("counting has no end")
 
 
 class _Shown:

@@ -8,8 +8,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
@@ -40,9 +42,19 @@ def head(tmp_path_factory) -> Iterator[dict[str, str]]:
         _wait_for(address)
         yield environment | {"RAY_API_SERVER_ADDRESS": address}
     finally:
-        process.terminate()
-        process.wait(60)
+        _end(process)
         shutil.rmtree(short, ignore_errors=True)
+
+
+def _end(head: subprocess.Popen[bytes]) -> None:
+    """End the head and what it started; its raylet would take half a minute to give up workers."""
+    processes = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+    head.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=4)
+    for each in alive:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    head.wait(60)
 
 
 def _free_ports(count: int) -> list[int]:

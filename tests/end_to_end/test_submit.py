@@ -78,14 +78,14 @@ def test_a_job_outlives_its_client_and_is_stopped(client, tmp_path):
         "--submission-id", "slow",
     )  # fmt: skip
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "job slow goes on; --attach slow follows it, --stop slow stops it" in said
     attached = started(client, "--attach", "slow")
     stopped = submit(client, "--stop", "slow")
     assert stopped.returncode == 0
     assert stopped.stderr == "job slow was stopped\n"
-    _, said = attached.communicate(timeout=20)
+    _, said = attached.communicate(timeout=60)
     assert attached.returncode == 143
     assert said == "job slow was stopped\n"
 

@@ -228,6 +228,12 @@ def test_tokens_are_checked_first(dashboard, monkeypatch, environment, expected)
         Cluster(dashboard[1])
 
 
+def test_a_server_that_is_no_dashboard_or_not_yet_one_is_told(dashboard, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    with pytest.raises(UserError, match=r"does not answer as the dashboard .* \(status 404\)"):
+        Cluster(f"{dashboard[1]}/api/jobs")
+
+
 def test_an_address_that_does_not_answer_is_one_quick_line():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

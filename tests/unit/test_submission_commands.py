@@ -107,6 +107,23 @@ def test_interrupted_while_sending_says_how_to_find_out(cluster, capsys):
     assert "--list tells whether" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"), [("nodes", SUBMIT), ("job", ["submit", "--stop", "mine"])]
+)
+def test_interrupted_elsewhere_is_one_line(cluster, capsys, asked, words):
+    getattr(cluster, asked).side_effect = KeyboardInterrupt
+    assert main(words) == 130
+    assert capsys.readouterr().err == "facevae submit: interrupted\n"
+    cluster.submit.assert_not_called()
+
+
+def test_a_reader_that_leaves_ends_the_showing_and_not_the_job(cluster, capfd, monkeypatch):
+    monkeypatch.setattr(module, "follow", follow_to(BrokenPipeError()))
+    monkeypatch.setattr(module.os, "dup2", Mock())
+    assert main(SUBMIT) == 141
+    assert "job mine goes on; --attach mine follows it" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("action", ["--attach", "--stop"])
 def test_unknown_jobs_are_one_line(cluster, capsys, action):
     assert main(["submit", action, "mine"]) == 2
