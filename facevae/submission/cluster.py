@@ -4,10 +4,9 @@ Failures are a `UserError` in one line, or an `UnreachableError` that may pass.
 """
 
 import asyncio
-import logging
 import os
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +30,6 @@ ANSWER_SECONDS = 30.0
 UPLOAD_SECONDS = 600.0
 SILENCE_SECONDS = 60.0
 """a log that says nothing for so long is asked for again: the connection may be dead"""
-# They tell of every ignore file and package.
-TALKATIVE = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 FINISHED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -132,8 +129,6 @@ class Cluster:
             UserError: nothing answers there, or it wants another token.
         """
         self.address = address
-        for name in TALKATIVE:
-            logging.getLogger(name).setLevel(logging.ERROR)
         headers = auth_headers(os.environ)
         _check_answer(address, headers)
         # Ray's clients let the environment override the address that they are given.
@@ -198,7 +193,7 @@ class Cluster:
             return None
         return log
 
-    async def tail(self, submission_id: str) -> AsyncIterator[str]:
+    async def tail(self, submission_id: str) -> AsyncGenerator[str, None]:
         """A job's log in pieces, from its start, as it grows.
 
         Ends with the job, and as well when the connection breaks or says nothing for long.

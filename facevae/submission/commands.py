@@ -1,5 +1,6 @@
 """What `facevae submit` does: send a verb's job, follow one, stop one, list them."""
 
+import logging
 import os
 import sys
 import time
@@ -14,6 +15,8 @@ from facevae.submission.follow import follow, job_log
 from facevae.submission.options import Options
 from facevae.submission.request import job_request
 
+# They tell of every package and every file that names others to ignore.
+TALKATIVE = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 DETACHED = 130
 """exit code after Ctrl-C, as of a shell"""
 POLL_SECONDS = 0.5
@@ -30,6 +33,8 @@ def run(options: Options, config: Any) -> int:
     Raises:
         UserError: found before anything was sent, or no such job.
     """
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     address = cluster_address(options.address, os.environ)
     try:
         if options.attach is not None:

@@ -3,8 +3,8 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import ExitStack, aclosing, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -30,7 +30,7 @@ class Jobs(Protocol):
     def log(self, submission_id: str) -> str | None:
         """The whole log of a job."""
 
-    def tail(self, submission_id: str) -> AsyncIterator[str]:
+    def tail(self, submission_id: str) -> AsyncGenerator[str, None]:
         """The log from its start, until the connection ends."""
 
 
@@ -77,11 +77,12 @@ class _Shown:
             self._write(new)
 
 
-async def _show_tail(pieces: AsyncIterator[str], shown: _Shown) -> None:
+async def _show_tail(pieces: AsyncGenerator[str, None], shown: _Shown) -> None:
     start = 0
-    async for piece in pieces:
-        shown.show(piece, start)
-        start += len(piece)
+    async with aclosing(pieces):
+        async for piece in pieces:
+            shown.show(piece, start)
+            start += len(piece)
 
 
 def _show_rest(log: str | None, shown: _Shown) -> None:

@@ -132,7 +132,11 @@ def test_a_job_that_cannot_start_shows_rays_words(client, monkeypatch):
         ({"RAY_AUTH_TOKEN": ""}, "", "wants a token: set RAY_AUTH_TOKEN"),
         ({}, "--loss.betta 1", "did you mean --loss.beta"),
         ({}, "--config /nowhere.yaml", "no such file of settings"),
-        ({}, "--scaling.workers 8", "do not fit on 1 node(s) with 2 CPUs"),
+        (
+            {},
+            "--config configs/quickstart.yaml --scaling.workers 8",
+            "do not fit on 1 node(s) with 2 CPUs",
+        ),
     ],
 )
 def test_mistakes_are_one_quick_line_and_nothing_is_sent(client, changes, words, expected):

@@ -1,7 +1,8 @@
 """A log is shown once and whole; the exit code is the driver's."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from unittest.mock import Mock
 
 import pytest
 
@@ -24,7 +25,7 @@ class Jobs:
     """
 
     def __init__(self, cuts: list[int], states: list[Job | Exception | None]) -> None:
-        self.cuts, self.states, self.rest_asked = cuts, states, 0
+        self.cuts, self.states, self.closed = cuts, states, 0
 
     def job(self, submission_id: str) -> Job | None:
         state = self.states.pop(0)
@@ -33,13 +34,15 @@ class Jobs:
         return state
 
     def log(self, submission_id: str) -> str | None:
-        self.rest_asked += 1
         return LOG
 
-    async def tail(self, submission_id: str) -> AsyncIterator[str]:
+    async def tail(self, submission_id: str) -> AsyncGenerator[str, None]:
         cut = self.cuts.pop(0)
-        for start in range(0, cut, 7):
-            yield LOG[start : min(start + 7, cut)]
+        try:
+            for start in range(0, cut, 7):
+                yield LOG[start : min(start + 7, cut)]
+        finally:
+            self.closed += 1
 
 
 @pytest.fixture
@@ -63,6 +66,13 @@ def test_a_finished_job_is_shown_at_once(written):
     jobs = Jobs([], [job("FAILED", 2)])
     assert follow(jobs, "train-1", written.append).exit_code == 2
     assert "".join(written) == LOG
+
+
+def test_a_reader_that_leaves_is_not_taken_for_a_broken_connection(written):
+    jobs = Jobs([20], [job("RUNNING")])
+    with pytest.raises(BrokenPipeError):
+        follow(jobs, "train-1", Mock(side_effect=BrokenPipeError))
+    assert jobs.closed == 1
 
 
 def test_a_cluster_out_of_reach_is_waited_for_and_told_once(written, capsys):
