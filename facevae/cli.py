@@ -75,17 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"facevae {__version__}")
         return 0
+    if words[0] == "submit":
+        return submit_verb(words[1:])
     return run_verb(words[0], words[1:])
 
 
 def run_verb(name: str, arguments: Sequence[str]) -> int:
     """Run a verb with its options; returns the exit code: 0, or 2 for the user's mistakes."""
     try:
-        if name not in VERBS:
-            raise UserError(f"no verb '{name}'{_nearest(name, VERBS)}; see facevae --help")
-        verb = VERBS[name]
         config = parse(name, arguments)
-        figures = verb.run(config)
+        figures = VERBS[name].run(config)
     except UserError as error:
         print(f"facevae {name}: {error}", file=sys.stderr)
         return 2
@@ -97,12 +96,35 @@ def run_verb(name: str, arguments: Sequence[str]) -> int:
     return 0
 
 
+def submit_verb(words: Sequence[str]) -> int:
+    """Run `facevae submit ...`; returns the job's exit code, or 2 for the user's mistakes."""
+    from facevae.submission.options import USAGE, read_options
+
+    if list(words) in ([], ["-h"], ["--help"]):
+        print(USAGE)
+        return 0 if words else 2
+    try:
+        options = read_options(words)
+        config = parse(options.verb, options.arguments) if options.verb else None
+        from facevae.submission import commands  # imports Ray, which takes seconds
+
+        return commands.run(options, config)
+    except UserError as error:
+        print(f"facevae submit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("facevae submit: interrupted", file=sys.stderr)
+        return 130
+
+
 def parse(name: str, arguments: Sequence[str]) -> Any:
     """The frozen configuration of a verb.
 
     Raises:
-        UserError: an unknown key or a value out of range; names the key and the nearest valid one.
+        UserError: an unknown verb or key, or a value out of range; names the nearest valid one.
     """
+    if name not in VERBS:
+        raise UserError(f"no verb '{name}'{_nearest(name, VERBS)}; see facevae --help")
     from jsonargparse import ArgumentError, ArgumentParser
     from pydantic import ValidationError
 
@@ -244,6 +266,7 @@ def _help() -> str:
     return (
         "usage: facevae VERB [--config FILE.yaml] [--output DIR] [--KEY VALUE ...]\n\n"
         f"{verbs}\n\n"
+        "facevae submit VERB ... runs a verb on a Ray cluster; facevae submit --help says how.\n"
         "facevae VERB --help lists the settings of a verb, --print_config prints them as YAML."
     )
 

@@ -1,5 +1,6 @@
 """The Ray cluster that the verbs run on: an existing one, or this machine."""
 
+import json
 import logging
 import os
 from typing import NamedTuple
@@ -51,3 +52,13 @@ def nodes() -> list[Node]:
     """The logical resources of every living node."""
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [Node(each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in resources]
+
+
+def submission_id() -> str | None:
+    """The name of the Ray job that this process is the driver of; none outside a job.
+
+    Ray's job supervisor leaves it there for the driver, and for the driver alone: workers are told.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    name = job.get("metadata", {}).get("job_submission_id")
+    return None if name is None else str(name)
