@@ -1,4 +1,4 @@
-"""A headless Chromium, told what to do over its DevTools protocol."""
+"""Pictures of MLflow's pages by a headless Chromium, over its DevTools protocol."""
 
 import asyncio
 import base64
@@ -16,9 +16,15 @@ import aiohttp
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-def screenshot(
-    url: str, target: Path, login: tuple[str, str], ready: str, storage: dict[str, str]
-) -> str:
+# MLflow opens with its assistant, and with what it has for language models.
+SETTINGS = {
+    "mlflow.assistant.panelOpen_v1": "false",
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+    "mlflow.workflowType_v1": '"machine_learning"',
+}
+
+
+def screenshot(url: str, target: Path, login: tuple[str, str], ready: str) -> str:
     """Take a picture of a page once it is ready.
 
     Args:
@@ -26,17 +32,14 @@ def screenshot(
         target: the PNG file to write.
         login: user and password of basic authentication.
         ready: a JavaScript expression that is true when there is something to see.
-        storage: what the page shall find in its local storage.
 
     Returns:
         The text of the page.
     """
-    return asyncio.run(_screenshot(url, target, login, ready, storage))
+    return asyncio.run(_screenshot(url, target, login, ready))
 
 
-async def _screenshot(
-    url: str, target: Path, login: tuple[str, str], ready: str, storage: dict[str, str]
-) -> str:
+async def _screenshot(url: str, target: Path, login: tuple[str, str], ready: str) -> str:
     profile = tempfile.mkdtemp(prefix="chromium-")
     command = [
         CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
@@ -50,7 +53,7 @@ async def _screenshot(
             async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
                 (page, *_) = await answer.json(content_type=None)
             async with session.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                return await _take(_Page(socket), url, target, login, ready, storage)
+                return await _take(_Page(socket), url, target, login, ready)
     finally:
         process.terminate()
         process.wait(20)
@@ -91,13 +94,12 @@ async def _take(
     target: Path,
     login: tuple[str, str],
     ready: str,
-    storage: dict[str, str],
 ) -> str:
     words = base64.b64encode(":".join(login).encode()).decode()
     await page.tell("Network.enable")
     await page.tell("Network.setExtraHTTPHeaders", headers={"Authorization": f"Basic {words}"})
     await page.tell("Page.enable")
-    items = "".join(f"localStorage.setItem({key!r}, {value!r});" for key, value in storage.items())
+    items = "".join(f"localStorage.setItem({key!r}, {value!r});" for key, value in SETTINGS.items())
     await page.tell("Page.addScriptToEvaluateOnNewDocument", source=items)
     await page.tell("Page.navigate", url=url)
     deadline = time.monotonic() + 60

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.parse
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +17,9 @@ import psutil
 import pytest
 import requests
 from mlflow import MlflowClient
+from PIL import Image
+
+from tests.end_to_end.browser import CHROMIUM, screenshot
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "cluster" / "README.md"
@@ -213,3 +217,20 @@ def test_a_path_on_one_machines_disk_is_refused(rehearsal, tmp_path):
     )  # fmt: skip
     assert refused.returncode != 0
     assert "own disk" in refused.stdout + refused.stderr
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_two_runs_are_compared_in_the_ui(rehearsal, runs, tmp_path):
+    experiment = runs["first"].info.experiment_id
+    kind = urllib.parse.quote("tags.`facevae.verb` = 'train'")
+    page = f"/#/experiments/{experiment}/runs?compareRunsMode=CHART&searchFilter={kind}"
+    picture = tmp_path / "compare.png"
+    text = screenshot(
+        rehearsal["MLFLOW_TRACKING_URI"] + page,
+        picture,
+        (rehearsal["MLFLOW_TRACKING_USERNAME"], rehearsal["MLFLOW_TRACKING_PASSWORD"]),
+        ready="document.body.innerText.includes('(train/loss)')",
+    )
+    for words in ("first (train/loss)", "second (train/loss)", "2 matching runs"):
+        assert words in text
+    assert Image.open(picture).width == 1600
