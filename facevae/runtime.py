@@ -34,12 +34,15 @@ def connect() -> None:
         return
     os.environ.update(TRAIN_ENVIRONMENT)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    attaches = "RAY_ADDRESS" in os.environ
     ray.init(
+        # Without "local" Ray attaches to whatever cluster was started on this machine last.
+        address=None if attaches else "local",
         runtime_env={"env_vars": {**ALLOCATOR_ENVIRONMENT, **TRAIN_ENVIRONMENT}},
         log_to_driver=False,
         logging_level=logging.ERROR,
         # A dashboard is for clusters; on one machine it costs seconds and memory.
-        include_dashboard=None if "RAY_ADDRESS" in os.environ else False,
+        include_dashboard=None if attaches else False,
     )
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
