@@ -72,8 +72,11 @@ def train_model(config: TrainConfig) -> dict[str, float]:
     with start_run(config.tracking, "train", output, config.model_dump(mode="json")) as run:
         run.dataset(Path(shards).name, manifest.digest, "training")
         run.tags({SHARDS_RUN_TAG: manifest.run_id or "", **judge})
-        checkpoint = _fit(config, plan, shards, run)
-        metrics = _publish(config, shards, manifest, checkpoint, run)
+        checkpoint, lost = _fit(config, plan, shards, run)
+        history = _keep_model(config, checkpoint)
+        if lost is not None:
+            raise UserError(lost)
+        metrics = _publish(config, shards, manifest, history, run)
     storage.write_json(result, metrics)
     return metrics
 
@@ -126,8 +129,8 @@ def _check_data(config: TrainConfig, shards: str, manifest: Manifest) -> None:
             )
 
 
-def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> Path:
-    """Run Ray Train; returns the newest checkpoint's folder."""
+def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> tuple[Path, str | None]:
+    """Run Ray Train; returns the newest checkpoint's folder, and why MLflow lacks some metrics."""
     board = ray.remote(num_cpus=0)(ProgressBoard).remote()
     trainer = TorchTrainer(
         train_worker,
@@ -135,6 +138,7 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> Path:
             "config": config.model_dump(mode="json"),
             "shards": shards,
             "run": tuple(run.id),
+            "started": run.started,
             "threads": plan.threads,
             "readers": plan.readers,
             "progress": board,
@@ -161,7 +165,7 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> Path:
             remove_unfinished(Path(config.output) / CHECKPOINTS)
             raise _cause(error) from error
     assert result.checkpoint is not None, "the last step saves a checkpoint"
-    return Path(result.checkpoint.path)
+    return Path(result.checkpoint.path), ray.get(board.lost.remote())
 
 
 def remove_unfinished(checkpoints: Path) -> None:
@@ -193,11 +197,17 @@ def _shown_progress(board: Any, steps: int) -> Iterator[None]:
     finished = threading.Event()
     with progress("train", steps, "steps") as bar:
 
+        def look() -> None:
+            step, metrics, lines = ray.get(board.read.remote())
+            for line in lines:
+                say(line)
+            if metrics:
+                bar(step, _note(metrics))
+
         def watch() -> None:
             while not finished.wait(0.5):
-                step, metrics = ray.get(board.read.remote())
-                if metrics:
-                    bar(step, _note(metrics))
+                look()
+            look()
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -217,18 +227,26 @@ def _note(metrics: Metrics) -> str:
     return "  ".join(parts)
 
 
-def _publish(
-    config: TrainConfig, shards: str, manifest: Manifest, checkpoint: Path, run: Run
-) -> Metrics:
-    """Copy the model out of the newest checkpoint, draw the curves, log both."""
+def _keep_model(config: TrainConfig, checkpoint: Path) -> list[Metrics]:
+    """Copy the model out of the newest checkpoint, draw the curves; returns the history."""
     history = load_training(checkpoint).history
-    folder = storage.join(config.output, MODEL_NAME)
-    with storage.atomic_folder(folder) as copy:
+    with storage.atomic_folder(storage.join(config.output, MODEL_NAME)) as copy:
         for name in (WEIGHTS, CARD):
             shutil.copy(checkpoint / name, copy / name)
-    curves = figures.loss_curves(history, [f"{s}/{t}" for t in CURVES for s in SPLITS])
-    figures.save_png(curves, storage.join(config.output, "curves.png"))
-    run.picture("curves.png", curves)
+    figures.save_png(_curves(history), storage.join(config.output, "curves.png"))
+    return history
+
+
+def _curves(history: list[Metrics]) -> Image.Image:
+    return figures.loss_curves(history, [f"{s}/{t}" for t in CURVES for s in SPLITS])
+
+
+def _publish(
+    config: TrainConfig, shards: str, manifest: Manifest, history: list[Metrics], run: Run
+) -> Metrics:
+    """Log the curves and the model."""
+    folder = storage.join(config.output, MODEL_NAME)
+    run.picture("curves.png", _curves(history))
     run.json("history.json", history)
     size = load_model(Path(folder)).vae.image_size
     faces = spread_images(shards, manifest, "val", 2)
