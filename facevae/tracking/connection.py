@@ -20,6 +20,8 @@ HTTP_SETTINGS = {
 
 def prepare() -> None:
     """Set MLflow's patience with one request, and its loggers to errors only."""
+    # MLflow prints there where a run can be seen; standard output is for the figures.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name, value in HTTP_SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):

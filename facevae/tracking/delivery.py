@@ -65,7 +65,7 @@ class Delivery:
         self._sending: list[_Item] = []
         self._failure: Failure | None = None
         self._told = self._closed = False
-        self._delivered = 0
+        self._delivered, self._arrived_at = 0, 0.0
         self._refused: list[str] = []
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
@@ -90,7 +90,7 @@ class Delivery:
 
         Args:
             send: the call.
-            patience: seconds to wait.
+            patience: seconds to wait while nothing arrives.
             once: fail with the first error instead of trying again.
 
         Raises:
@@ -102,7 +102,7 @@ class Delivery:
             self._queue.append(item)
             self._changed.notify_all()
             self._say_that_one_waits(patience)
-            if not self._changed.wait_for(lambda: item.done, patience):
+            if not self._wait_for(lambda: item.done, patience):
                 item.done = True  # it is given up, also if it is being tried
                 if item in self._queue:
                     self._queue.remove(item)
@@ -119,14 +119,13 @@ class Delivery:
         """Wait until all has arrived.
 
         Raises:
-            UndeliveredError: not all has arrived after `patience` seconds.
+            UndeliveredError: nothing more has arrived for `patience` seconds.
             UserError: the server refused some of it.
         """
         with self._changed:
-            ends = time.monotonic() + patience
-            self._changed.wait_for(lambda: self._is_empty() or self._told, patience)
+            self._wait_for(lambda: self._is_empty() or self._told, patience)
             self._say_that_one_waits(patience)
-            if not self._changed.wait_for(self._is_empty, max(ends - time.monotonic(), 0)):
+            if not self._wait_for(self._is_empty, patience):
                 raise self._undelivered(patience)
             if self._refused:
                 raise UserError(
@@ -140,6 +139,16 @@ class Delivery:
             self._closed = True
             self._queue.clear()
             self._changed.notify_all()
+
+    def _wait_for(self, is_so: Callable[[], bool], patience: float) -> bool:
+        """Wait for something; gives up when nothing has arrived for `patience` seconds."""
+        begun = time.monotonic()
+        while not is_so():
+            left = max(begun, self._arrived_at) + patience - time.monotonic()
+            if left <= 0:
+                return False
+            self._changed.wait(left)
+        return True
 
     def _is_empty(self) -> bool:
         return not self._queue and not self._sending
@@ -206,6 +215,7 @@ class Delivery:
                 wait = min(2 * wait, longest)
             else:
                 with self._changed:
+                    self._arrived_at = time.monotonic()
                     self._delivered += sum(len(item.things) for item in items if not item.quiet)
                     items[0].result = result
                     self._finish(items)

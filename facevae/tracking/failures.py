@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import requests
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 
 from facevae.errors import UserError
 
 ACCESS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-UNAUTHORISED, FORBIDDEN = 401, 403
-TEMPORARY = {UNAUTHORISED, FORBIDDEN, 408, 409, 425, 429, 499}
-"""answers 4xx that another try may change: rights can be given back, conflicts pass"""
+UNAUTHORISED, FORBIDDEN, SERVER_ERROR = 401, 403, 500
+TEMPORARY = {408, 409, 425, 429, 499}
+"""answers 4xx that another try may change"""
 CHECK = "check that MLFLOW_TRACKING_URI or --tracking.uri names the server, and that it runs"
-OUR_MISTAKES = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
+NETWORK = ("requests", "urllib3", "botocore", "boto3", "s3transfer")
+"""packages all of whose errors may pass"""
 
 
 class Failure(NamedTuple):
@@ -33,24 +34,24 @@ class Failure(NamedTuple):
 def judge(error: Exception) -> Failure:
     """What a failure means.
 
-    Only an answer that blames the request is final. All else may pass: a server that is away or
-    refuses access for a while, a proxy that answers for it, a database in trouble.
+    What a server that is away, a proxy that answers for it, a database in trouble or a loss of
+    rights would look like may pass. All else is final: the request is at fault, or this program.
     """
     status = _status(error)
     text = " ".join(str(error).split())
-    if isinstance(error, UserError):
-        return Failure(True, text)
     if status == UNAUTHORISED:
         return _unauthorised()
     if status == FORBIDDEN:
         return _forbidden(text)
     if reason := _connection(error):
         return Failure(False, reason, CHECK)
+    if isinstance(error, UserError):
+        return Failure(True, text)
     if status is None:
-        is_final = isinstance(error, OUR_MISTAKES) and not isinstance(error, OSError)
+        network = type(error).__module__.partition(".")[0] in NETWORK
+        is_final = not (network or isinstance(error, OSError))
         return Failure(is_final, f"{type(error).__name__}: {text[:300]}")
-    is_final = 400 <= status < 500 and status not in TEMPORARY and not _may_pass(error, text)
-    return Failure(is_final, _message(text))
+    return Failure(not _may_pass(error, status, text), _message(text))
 
 
 def _status(error: Exception) -> int | None:
@@ -71,15 +72,19 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _may_pass(error: Exception, text: str) -> bool:
-    """Answers 4xx that are not MLflow's judgement of the request.
+def _may_pass(error: Exception, status: int, text: str) -> bool:
+    """Whether an answer says more about the server's state than about the request.
 
-    A proxy answers 404 while no server is behind it. MLflow answers 400 for any failure of its
-    database but a lost connection; only wrong data stay wrong.
+    MLflow's client calls what goes wrong in itself an internal error too, and MLflow's server
+    answers 400 for any failure of its database but a lost connection; only wrong data stay wrong.
+    A proxy answers 404, or a page, while no server is behind it.
     """
-    if isinstance(error, MlflowException) and error.error_code == "ENDPOINT_NOT_FOUND":
-        return True
-    return "sqlalche.me" in text and not re.search("IntegrityError|DataError", text)
+    if "sqlalche.me" in text:
+        return not re.search("IntegrityError|DataError", text)
+    if isinstance(error, MlflowException) and not isinstance(error, RestException):
+        passing = error.error_code in ("ENDPOINT_NOT_FOUND", "TEMPORARILY_UNAVAILABLE")
+        return passing or ("API request to" in text and status >= SERVER_ERROR)
+    return status >= SERVER_ERROR or status in TEMPORARY
 
 
 def _unauthorised() -> Failure:

@@ -12,6 +12,7 @@ import mlflow.pyfunc
 import numpy as np
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.models import set_model as set_model
@@ -68,7 +69,7 @@ def log_model(run: Run, folder: Path, example: np.ndarray, register_as: str | No
     client = MlflowClient(run.id.uri)
     uri = run.call(lambda: _logged(client, run.id) or _log(run.id, folder, example))
     if register_as is not None:
-        run.call(lambda: _register(client, register_as, uri, run.id.run_id))
+        run.call(lambda: _register(client, register_as, uri, run.id))
     return uri
 
 
@@ -78,7 +79,7 @@ def _logged(client: MlflowClient, run: RunId) -> str | None:
     models = client.search_logged_models([experiment], f"source_run_id = '{run.run_id}'")
     ready = None
     for model in models:
-        if str(model.status) == "READY":
+        if model.status == LoggedModelStatus.READY:
             ready = model.model_uri
         elif model.name == MODEL_NAME:
             client.delete_logged_model(model.model_id)
@@ -105,7 +106,7 @@ def _log(run: RunId, folder: Path, example: np.ndarray) -> str:
     return str(logged.model_uri)
 
 
-def _register(client: MlflowClient, name: str, uri: str, run_id: str) -> None:
+def _register(client: MlflowClient, name: str, uri: str, run: RunId) -> None:
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -114,7 +115,8 @@ def _register(client: MlflowClient, name: str, uri: str, run_id: str) -> None:
     versions = client.search_model_versions(f"name = '{name}'")
     if not any(f"models:/{version.model_id}" == uri for version in versions):
         model_id = uri.removeprefix("models:/")
-        client.create_model_version(name, source=uri, run_id=run_id, model_id=model_id)
+        with _global_store(run.uri):  # it looks up the model there, whatever the client's store
+            client.create_model_version(name, source=uri, run_id=run.run_id, model_id=model_id)
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def start_run(
         run.flush()
         run.end("FINISHED", run.patience)
     except BaseException as error:
-        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
         with contextlib.suppress(UserError):  # the first error tells what matters
             run.end(status, START_SECONDS)
         raise

@@ -32,7 +32,8 @@ def train_worker(job: dict[str, Any]) -> None:
 
     Args:
         job: `config` (a TrainConfig as JSON), `shards` (folder), `run` (RunId as a tuple),
-            `started` (when the run began), `threads`, `readers`, and `progress` (a ProgressBoard actor).
+            `started` (when the run began), `threads`, `readers`, and `progress` (a
+            ProgressBoard actor).
     """
     torch.set_num_threads(job["threads"])
     config = TrainConfig.model_validate(job["config"])
@@ -172,7 +173,7 @@ class _Listener:
         )
 
     def finish(self) -> None:
-        """Wait until all has arrived; the driver is told if not, the training is done either way."""
+        """Wait until all has arrived; the driver is told if not, for the training is done."""
         if self._run is None:
             return
         try:
