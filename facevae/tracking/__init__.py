@@ -23,7 +23,6 @@ from facevae.tracking.start import (
     start_run,
     store_uri,
 )
-from facevae.tracking.system_metrics import system_metrics
 
 __all__ = [
     "CHECKPOINT",
@@ -41,6 +40,5 @@ __all__ = [
     "set_model",
     "start_run",
     "store_uri",
-    "system_metrics",
     "trained_by",
 ]

@@ -37,7 +37,7 @@ class _Item:
     things: list[Any]
     quiet: bool = False
     is_call: bool = False
-    once: bool = False
+    hasty: bool = False
     done: bool = False
     result: Any = None
     failure: Failure | None = None
@@ -85,19 +85,19 @@ class Delivery:
                 self._queue.append(_Item(send, things[start : start + AT_ONCE], quiet))
             self._changed.notify_all()
 
-    def call(self, send: Callable[[], T], patience: float, *, once: bool = False) -> T:
+    def call(self, send: Callable[[], T], patience: float, *, hasty: bool = False) -> T:
         """The result of a call, made after all that was put before it.
 
         Args:
             send: the call.
             patience: seconds to wait while nothing arrives.
-            once: fail with the first error instead of trying again.
+            hasty: fail with the second error instead of waiting for a server that is away.
 
         Raises:
             UndeliveredError: the server was away for too long.
             UserError: the server refused.
         """
-        item = _Item(lambda _: send(), [None], is_call=True, once=once)
+        item = _Item(lambda _: send(), [None], is_call=True, hasty=hasty)
         with self._changed:
             self._queue.append(item)
             self._changed.notify_all()
@@ -201,7 +201,7 @@ class Delivery:
             except Exception as error:  # noqa: BLE001 - whatever it is, the work must go on
                 failure = judge(error)
                 with self._changed:
-                    if failure.is_final or items[0].once:
+                    if failure.is_final or (items[0].hasty and attempt > 0):
                         self._give_up(items, failure, error)
                         return False
                     self._failure = failure

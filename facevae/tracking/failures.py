@@ -37,16 +37,16 @@ def judge(error: Exception) -> Failure:
     What a server that is away, a proxy that answers for it, a database in trouble or a loss of
     rights would look like may pass. All else is final: the request is at fault, or this program.
     """
-    status = _status(error)
     text = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return Failure(True, text)
+    status = _status(error)
     if status == UNAUTHORISED:
         return _unauthorised()
     if status == FORBIDDEN:
         return _forbidden(text)
     if reason := _connection(error):
         return Failure(False, reason, CHECK)
-    if isinstance(error, UserError):
-        return Failure(True, text)
     if status is None:
         network = type(error).__module__.partition(".")[0] in NETWORK
         is_final = not (network or isinstance(error, OSError))

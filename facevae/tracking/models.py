@@ -67,7 +67,7 @@ def log_model(run: Run, folder: Path, example: np.ndarray, register_as: str | No
         The URI of the logged model.
     """
     client = MlflowClient(run.id.uri)
-    uri = run.call(lambda: _logged(client, run.id) or _log(run.id, folder, example))
+    uri = run.call(lambda: _logged(client, run.id) or _log(client, run.id, folder, example))
     if register_as is not None:
         run.call(lambda: _register(client, register_as, uri, run.id))
     return uri
@@ -86,7 +86,14 @@ def _logged(client: MlflowClient, run: RunId) -> str | None:
     return ready
 
 
-def _log(run: RunId, folder: Path, example: np.ndarray) -> str:
+def _log(client: MlflowClient, run: RunId, folder: Path, example: np.ndarray) -> str:
+    record = client.get_run(run.run_id)
+    model = client.create_logged_model(
+        record.info.experiment_id,
+        name=MODEL_NAME,
+        source_run_id=run.run_id,
+        params=record.data.params,
+    )
     shape = (-1, *example.shape[1:])
     tensors = Schema([TensorSpec(np.dtype(np.uint8), shape)])
     with _global_store(run.uri):
@@ -94,9 +101,8 @@ def _log(run: RunId, folder: Path, example: np.ndarray) -> str:
         logged = Model.log(
             artifact_path=None,
             flavor=mlflow.pyfunc,
-            name=MODEL_NAME,
+            model_id=model.model_id,
             run_id=run.run_id,
-            flavor_name="pyfunc.ModelFromCode",
             python_model=str(Path(facevae.__file__).parent / "logged_model.py"),
             artifacts={CHECKPOINT: str(folder)},
             signature=ModelSignature(tensors, tensors),
@@ -112,8 +118,8 @@ def _register(client: MlflowClient, name: str, uri: str, run: RunId) -> None:
     except MlflowException as error:
         if "ALREADY_EXISTS" not in str(error.error_code):
             raise
-    versions = client.search_model_versions(f"name = '{name}'")
-    if not any(f"models:/{version.model_id}" == uri for version in versions):
+    versions = client.search_model_versions(f"run_id = '{run.run_id}'")
+    if (name, uri) not in [(version.name, version.source) for version in versions]:
         model_id = uri.removeprefix("models:/")
         with _global_store(run.uri):  # it looks up the model there, whatever the client's store
             client.create_model_version(name, source=uri, run_id=run.run_id, model_id=model_id)

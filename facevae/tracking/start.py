@@ -131,7 +131,7 @@ class _Ask(Protocol):
 
 @contextlib.contextmanager
 def _asking(uri: str) -> Iterator[_Ask]:
-    """Calls that fail with the first error, or when all together take too long."""
+    """Calls that do not wait for a server that is away, nor, all together, for a slow one."""
     is_server = uri.startswith(("http://", "https://"))
     seconds = START_SECONDS if is_server else MIGRATION_SECONDS
     ends = time.monotonic() + seconds
@@ -140,7 +140,7 @@ def _asking(uri: str) -> Iterator[_Ask]:
 
     def ask(send: Callable[[], T]) -> T:
         try:
-            return delivery.call(send, ends - time.monotonic(), once=True)
+            return delivery.call(send, ends - time.monotonic(), hasty=True)
         except UndeliveredError as error:
             raise UserError(
                 f"the tracking server {server} does not answer within {seconds:.0f} s: check that "

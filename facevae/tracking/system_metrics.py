@@ -1,4 +1,4 @@
-"""CPU, memory, disk, network and GPU use of a node, logged with the run's other metrics."""
+"""CPU, memory, disk, network and GPU use of the driver's node, beside the run's other metrics."""
 
 import contextlib
 import time
@@ -10,14 +10,12 @@ from facevae.tracking.runs import Run
 
 
 @contextlib.contextmanager
-def system_metrics(run: Run, node: str | None = None) -> Iterator[None]:
-    """Log the node's use of its resources for as long as the block lasts.
+def system_metrics(run: Run) -> Iterator[None]:
+    """Log this node's use of its resources for as long as the block lasts.
 
-    Args:
-        run: the run; its step is counted in sampling intervals since it began.
-        node: a name for the node, where several are logged.
+    Their steps are sampling intervals since the run began.
     """
-    monitor = _Monitor(run, node)
+    monitor = _Monitor(run)
     monitor.start()
     try:
         yield
@@ -28,8 +26,8 @@ def system_metrics(run: Run, node: str | None = None) -> Iterator[None]:
 class _Monitor(SystemMetricsMonitor):  # type: ignore[misc]
     """MLflow's measurements without its delivery, which ends when the server is away."""
 
-    def __init__(self, run: Run, node: str | None) -> None:
-        super().__init__(run.id.run_id, node_id=node, tracking_uri=run.id.uri)
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.id.run_id, tracking_uri=run.id.uri)
         self._run = run
 
     def monitor(self) -> None:

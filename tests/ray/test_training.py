@@ -100,7 +100,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, 
     assert len(images) == 4, images
     (model,) = client.get_run(run.run_id).outputs.model_outputs
     versions = client.search_model_versions(f"name = 'faces' and run_id = '{run.run_id}'")
-    assert [version.model_id for version in versions] == [model.model_id]
+    assert [version.source for version in versions] == [f"models:/{model.model_id}"]
 
 
 def _drop_after(run: RunId, key: str, step: int) -> list[str]:

@@ -159,9 +159,9 @@ def test_a_call_waits_its_turn_and_tries_again(delivery, server):
         delivery.call(lambda: _raise(UserError("not there")), 5)
 
 
-def test_a_call_once_fails_at_once_and_one_given_up_is_not_made_later(delivery, lines):
+def test_a_hasty_call_fails_soon_and_one_given_up_is_not_made_later(delivery, lines):
     with pytest.raises(UserError, match="cannot be used: connection refused: check that MLFLOW"):
-        delivery.call(lambda: _raise(AWAY), 5, once=True)
+        delivery.call(lambda: _raise(AWAY), 5, hasty=True)
     made = []
     away = threading.Event()
 
