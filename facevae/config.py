@@ -278,6 +278,12 @@ class TrackingConfig(Frozen):
         None, description="register the trained model under this name in the model registry"
     )
     system_metrics: bool = Field(True, description="log CPU, memory and GPU use")
+    patience_seconds: float = Field(
+        600,
+        ge=0,
+        description="how long to wait for a tracking server that went away before a verb fails at "
+        "its end; its work is kept, and the same command delivers the rest",
+    )
 
 
 # --- one model per verb --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ threads and no display is needed.
 Legend: N images, H, W pixels, A attributes, Z latent size.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from facevae.storage import atomic_file
+from facevae.storage import atomic_file, exists, read_bytes
 
 _INK, _FAINT = "#24292f", "#d8dee4"
 LOGARITHMIC_SPAN = 3
@@ -190,6 +191,14 @@ def save_png(image: UInt8[np.ndarray, "H W 3"] | Image.Image, uri: str | Path) -
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     with atomic_file(str(uri)) as path:
         picture.save(path, format="PNG")
+
+
+def read_png(uri: str) -> UInt8[np.ndarray, "H W 3"] | None:
+    """A picture that `save_png` wrote; none if there is none."""
+    if not exists(uri):
+        return None
+    with Image.open(io.BytesIO(read_bytes(uri))) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def _clustered_order(similarity: Float[np.ndarray, "A A"]) -> list[int]:

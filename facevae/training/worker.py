@@ -2,6 +2,8 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from facevae.checkpoint import ModelCard, TrainingState, load_training, save_tra
 from facevae.config import TrainConfig
 from facevae.data.batches import Share, epoch_plan, spread_images, training_batches
 from facevae.data.shards import Manifest, read_manifest
+from facevae.errors import UserError
 from facevae.models import VAE, build_vae
 from facevae.models.perceptual import PerceptualNetwork, build_perceptual_network
 from facevae.tracking import Run, RunId
@@ -29,7 +32,8 @@ def train_worker(job: dict[str, Any]) -> None:
 
     Args:
         job: `config` (a TrainConfig as JSON), `shards` (folder), `run` (RunId as a tuple),
-            `threads`, `readers`, and `progress` (a ProgressBoard actor).
+            `started` (when the run began), `threads`, `readers`, and `progress` (a
+            ProgressBoard actor).
     """
     torch.set_num_threads(job["threads"])
     config = TrainConfig.model_validate(job["config"])
@@ -39,9 +43,11 @@ def train_worker(job: dict[str, Any]) -> None:
     trainee = _trainee(config, rank)
     state = _restore(trainee)
     done = state.step if state else 0
-    if done >= config.training.steps:
-        return
     listener = _Listener(trainee, config, manifest, job, state.history if state else [])
+    listener.catch_up(done)
+    if done >= config.training.steps:
+        listener.finish()
+        return
     batch_size = config.training.global_batch_size
     share = Share(*rank, batch_size, done * batch_size, config.training.steps * batch_size)
     plan = epoch_plan(manifest, "train", config.training.seed)
@@ -96,17 +102,50 @@ class _Listener:
     ) -> None:
         self._trainee, self._config, self._history = trainee, config, history
         self._shards_digest, self._board = manifest.digest, job["progress"]
-        self._run = Run(RunId(*job["run"]))
+        self._run_id = RunId(*job["run"])
+        self._run = None
+        if trainee.rank.rank == 0:
+            self._run = Run(
+                self._run_id,
+                config.tracking,
+                config.output,
+                started=job["started"],
+                tell=self._tell,
+            )
+
+    def _tell(self, line: str) -> None:
+        self._board.tell.remote(line)
+
+    def catch_up(self, done: int) -> None:
+        """Deliver what an earlier try up to a step has made and the store lacks, and only that."""
+        if self._run is None:
+            return
+        self._run.skip_stored()
+        for row in self._history:
+            metrics = dict(row)
+            self._run.metrics(int(metrics.pop("step")), metrics)
+        every, last = self._config.training.grid_every, self._config.training.steps
+        for step in [*range(every, done + 1, every), *[last][: done >= last and last % every]]:
+            self._run.image("reconstructions", step, self._stored_grid(step))
+
+    def _stored_grid(self, step: int) -> Callable[[], np.ndarray | None]:
+        return partial(figures.read_png, self._grid(step))
+
+    def _grid(self, step: int) -> str:
+        return storage.join(self._config.output, "grids", f"step_{step:06d}.png")
 
     def log(self, step: int, metrics: Metrics) -> None:
-        self._run.metrics(step, metrics)
+        if self._run is not None:
+            self._run.metrics(step, metrics)
         self._history.append({"step": step, **metrics})
         self._board.show.remote(step, metrics)
 
     def show(self, step: int, originals: np.ndarray, reconstructions: np.ndarray) -> None:
         grid = figures.reconstruction_grid(originals, reconstructions)
-        self._run.image("reconstructions", step, grid)
-        figures.save_png(grid, f"{self._config.output}/grids/step_{step:06d}.png")
+        figures.save_png(grid, self._grid(step))
+        if self._run is not None:
+            # From the file when its turn comes, since many may have to wait for the server.
+            self._run.image("reconstructions", step, self._stored_grid(step))
 
     def save(self, step: int) -> None:
         metrics = {"step": step}
@@ -117,7 +156,7 @@ class _Listener:
         # Ray uploads in the background and deletes the folder when it is done; in the worker's own
         # folder it goes with Ray's session if an upload breaks off.
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=Path.cwd()))
-        card = ModelCard(self._config.model, step, self._shards_digest, self._run.id.run_id)
+        card = ModelCard(self._config.model, step, self._shards_digest, self._run_id.run_id)
         config = self._config.model_dump(mode="json")
         try:
             with storage.writing_to(str(folder)):
@@ -134,8 +173,14 @@ class _Listener:
         )
 
     def finish(self) -> None:
-        if self._trainee.rank.rank == 0:
+        """Wait until all has arrived; the driver is told if not, for the training is done."""
+        if self._run is None:
+            return
+        try:
             self._run.flush()
+        except UserError as error:
+            ray.get(self._board.lose.remote(str(error)))
+        self._run.close()
 
 
 class ProgressBoard:
@@ -145,12 +190,27 @@ class ProgressBoard:
         """An empty board."""
         self._step = 0
         self._metrics: Metrics = {}
+        self._lines: list[str] = []
+        self._lost: str | None = None
 
     def show(self, step: int, metrics: Metrics) -> None:
         """Put up a step's metrics, beside older ones of other names."""
         self._step = step
         self._metrics |= metrics
 
-    def read(self) -> tuple[int, Metrics]:
-        """The newest step and metrics."""
-        return self._step, self._metrics
+    def tell(self, line: str) -> None:
+        """Put up a message for the user."""
+        self._lines.append(line)
+
+    def lose(self, reason: str) -> None:
+        """Remember why what the run should log has not arrived."""
+        self._lost = reason
+
+    def lost(self) -> str | None:
+        """Why what the run should log has not arrived; none if it has."""
+        return self._lost
+
+    def read(self) -> tuple[int, Metrics, list[str]]:
+        """The newest step and metrics, and the messages since the last call."""
+        lines, self._lines = self._lines, []
+        return self._step, self._metrics, lines

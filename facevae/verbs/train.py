@@ -1,6 +1,5 @@
 """`train`: shards to a trained VAE."""
 
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,9 +74,12 @@ def train_model(config: TrainConfig) -> dict[str, float]:
     with start_run(config.tracking, "train", output, config.model_dump(mode="json")) as run:
         run.dataset(shards.rpartition("/")[2], manifest.digest, "training")
         run.tags({SHARDS_RUN_TAG: manifest.run_id or "", **judge})
-        checkpoint = _fit(config, plan, shards, run)
+        checkpoint, lost = _fit(config, plan, shards, run)
         with checkpoint.as_directory() as folder:
-            metrics = _publish(config, shards, manifest, Path(folder), run)
+            history = _keep_model(config, Path(folder))
+        if lost is not None:
+            raise UserError(lost)
+        metrics = _publish(config, shards, manifest, history, run)
     storage.write_json(result, metrics)
     return metrics
 
@@ -142,8 +144,10 @@ def _check_data(config: TrainConfig, shards: str, manifest: Manifest) -> None:
             )
 
 
-def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> ray.train.Checkpoint:
-    """Run Ray Train; returns the newest checkpoint."""
+def _fit(
+    config: TrainConfig, plan: WorkerPlan, shards: str, run: Run
+) -> tuple[ray.train.Checkpoint, str | None]:
+    """Run Ray Train; returns the newest checkpoint, and why MLflow lacks some metrics."""
     filesystem, path = storage.arrow_filesystem(config.output)
     board = ray.remote(num_cpus=0)(ProgressBoard).remote()
     trainer = TorchTrainer(
@@ -152,6 +156,7 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> ray.tr
             "config": config.model_dump(mode="json"),
             "shards": shards,
             "run": tuple(run.id),
+            "started": run.started,
             "threads": plan.threads,
             "readers": plan.readers,
             "progress": board,
@@ -179,7 +184,7 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> ray.tr
             remove_unfinished(storage.join(config.output, CHECKPOINTS))
             raise _cause(error) from error
     assert result.checkpoint is not None, "the last step saves a checkpoint"
-    return result.checkpoint
+    return result.checkpoint, ray.get(board.lost.remote())
 
 
 def remove_unfinished(checkpoints: str) -> None:
@@ -211,11 +216,17 @@ def _shown_progress(board: Any, steps: int) -> Iterator[None]:
     finished = threading.Event()
     with progress("train", steps, "steps") as bar:
 
+        def look() -> None:
+            step, metrics, lines = ray.get(board.read.remote())
+            for line in lines:
+                say(line)
+            if metrics:
+                bar(step, _note(metrics))
+
         def watch() -> None:
             while not finished.wait(0.5):
-                step, metrics = ray.get(board.read.remote())
-                if metrics:
-                    bar(step, _note(metrics))
+                look()
+            look()
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -235,24 +246,34 @@ def _note(metrics: Metrics) -> str:
     return "  ".join(parts)
 
 
-def _publish(
-    config: TrainConfig, shards: str, manifest: Manifest, checkpoint: Path, run: Run
-) -> Metrics:
-    """Copy the model out of the newest checkpoint, draw the curves, log both."""
+def _keep_model(config: TrainConfig, checkpoint: Path) -> list[Metrics]:
+    """Copy the model out of the newest checkpoint, draw the curves; returns the history."""
     history = load_training(checkpoint).history
     with storage.atomic_folder(storage.join(config.output, MODEL_NAME)) as folder:
         export_model(checkpoint, folder)
-    curves = figures.loss_curves(history, [f"{s}/{t}" for t in CURVES for s in SPLITS])
-    figures.save_png(curves, storage.join(config.output, "curves.png"))
-    run.picture("curves.png", curves)
+    figures.save_png(_curves(history), storage.join(config.output, "curves.png"))
+    return history
+
+
+def _curves(history: list[Metrics]) -> Image.Image:
+    return figures.loss_curves(history, [f"{s}/{t}" for t in CURVES for s in SPLITS])
+
+
+def _publish(
+    config: TrainConfig, shards: str, manifest: Manifest, history: list[Metrics], run: Run
+) -> Metrics:
+    """Log the curves and the model."""
+    run.picture("curves.png", _curves(history))
     run.json("history.json", history)
-    model = load_model(checkpoint)
-    size = model.vae.image_size
-    faces = spread_images(shards, manifest, "val", 2)
-    example = [np.asarray(crop_and_resize(Image.fromarray(face), None, size)) for face in faces]
-    run.tags({"facevae.model_digest": model.card.digest})
-    with tempfile.TemporaryDirectory() as name:
-        export_model(checkpoint, Path(name))
-        log_model(run, Path(name), np.stack(example), config.tracking.register_as)
+    with storage.local_copy(storage.join(config.output, MODEL_NAME)) as folder:
+        model = load_model(folder)
+        run.tags({"facevae.model_digest": model.card.digest})
+        example = _example(spread_images(shards, manifest, "val", 2), model.vae.image_size)
+        log_model(run, folder, example, config.tracking.register_as)
     final = {key: value for row in history for key, value in row.items()}
     return {"steps": final.pop("step"), **final}
+
+
+def _example(stored: np.ndarray, size: int) -> np.ndarray:
+    faces = [crop_and_resize(Image.fromarray(face), None, size) for face in stored]
+    return np.stack([np.asarray(face) for face in faces])

@@ -1,7 +1,9 @@
 """Training on Ray Train: two workers like one, resumed like uninterrupted, refusals, the record."""
 
+import contextlib
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -73,9 +75,11 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, 
     """The state after step 3 and the last three steps give what six steps gave, bit for bit."""
     output = tmp_path / "again"
     shutil.copytree(trained, output)
-    for name in ("result.json", "run.json", "model"):
-        path = output / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (output / "result.json").unlink()
+    shutil.rmtree(output / "model")
+    run = RunId(f"sqlite:///{output}/mlflow.db", read_run_id(str(output)).run_id)
+    (output / "run.json").write_text(json.dumps(run._asdict()))
+    metrics = _drop_after(run, "train/loss", 2)  # as if the server had been away from then on
     # As if it had been killed after step 3.
     snapshot = output / "checkpoints" / "checkpoint_manager_snapshot.json"
     text = snapshot.read_text()
@@ -86,6 +90,25 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, 
     before = load_training(trained / "checkpoints" / LAST)
     for name, weights in before.weights.items():
         assert torch.equal(weights, again.weights[name]), name
+    # Rows that were lost come from the checkpoint's history; those that are there stay single.
+    client = MlflowClient(run.uri)
+    assert metrics
+    for name in metrics:
+        steps = [metric.step for metric in client.get_metric_history(run.run_id, name)]
+        assert steps == ([1, 2, 3, 4, 5, 6] if name.startswith("train/") else [3, 6]), name
+    images = [file.path for file in client.list_artifacts(run.run_id, "images")]
+    assert len(images) == 4, images
+    (model,) = client.get_run(run.run_id).outputs.model_outputs
+    versions = client.search_model_versions(f"name = 'faces' and run_id = '{run.run_id}'")
+    assert [version.source for version in versions] == [f"models:/{model.model_id}"]
+
+
+def _drop_after(run: RunId, key: str, step: int) -> list[str]:
+    """Take later points of a metric out of the store; returns the names of all."""
+    with contextlib.closing(sqlite3.connect(run.uri.removeprefix("sqlite:///"))) as store, store:
+        store.execute("DELETE FROM metrics WHERE key = ? AND step > ?", (key, step))
+        store.execute("UPDATE latest_metrics SET step = ? WHERE key = ?", (step, key))
+        return [key for (key,) in store.execute("SELECT key FROM latest_metrics")]
 
 
 def _without_last(snapshot: str) -> str:

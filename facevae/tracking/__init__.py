@@ -1,0 +1,44 @@
+"""The record of a run in MLflow; the only package that imports mlflow.
+
+The driver makes the run and ends it; rank 0 writes metrics and pictures without waiting. What is
+logged while the server is away is kept and arrives when it is back.
+"""
+
+from facevae.tracking.models import (
+    CHECKPOINT,
+    MODEL_NAME,
+    ReconstructionModel,
+    log_model,
+    model_folder,
+    set_model,
+    trained_by,
+)
+from facevae.tracking.runs import Run, RunId
+from facevae.tracking.start import (
+    OUTPUT_TAG,
+    SHARDS_RUN_TAG,
+    TRAINING_RUN_TAG,
+    VECTORS_RUN_TAG,
+    read_run_id,
+    start_run,
+    store_uri,
+)
+
+__all__ = [
+    "CHECKPOINT",
+    "MODEL_NAME",
+    "OUTPUT_TAG",
+    "SHARDS_RUN_TAG",
+    "TRAINING_RUN_TAG",
+    "VECTORS_RUN_TAG",
+    "ReconstructionModel",
+    "Run",
+    "RunId",
+    "log_model",
+    "model_folder",
+    "read_run_id",
+    "set_model",
+    "start_run",
+    "store_uri",
+    "trained_by",
+]

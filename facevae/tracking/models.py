@@ -1,0 +1,192 @@
+"""Models in MLflow: logged, registered, and found again by any of their names."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.pyfunc
+import numpy as np
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.models import set_model as set_model
+from mlflow.types import Schema, TensorSpec
+
+import facevae
+from facevae import pixels, storage
+from facevae.checkpoint import CARD, ModelCard, load_model
+from facevae.config import TrackingConfig
+from facevae.errors import UserError
+from facevae.tracking import connection
+from facevae.tracking.failures import judge
+from facevae.tracking.runs import Run, RunId
+from facevae.tracking.start import read_run_id, store_uri
+
+MODEL_NAME = "model"
+CHECKPOINT = "checkpoint"
+
+
+class ReconstructionModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """The logged model: uint8 faces [B,S,S,3] -> the same drawn again, uint8 [B,S,S,3].
+
+    Its weights are an artifact in safetensors and its code is `logged_model.py`, so that nothing
+    is unpickled. For latents and edits use `facevae.checkpoint.load_model` on its `checkpoint`.
+    """
+
+    def load_context(self, context: Any) -> None:
+        """Load the weights."""
+        self._vae = load_model(Path(context.artifacts[CHECKPOINT])).vae
+
+    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> np.ndarray:
+        """The faces drawn again from their posterior mean."""
+        with torch.no_grad():
+            stored = torch.from_numpy(np.array(model_input))
+            vae = self._vae
+            images = pixels.model_input(stored, vae.image_size, vae.resize_method)
+            return pixels.to_pixels(vae.decode(vae.encode(images).mean)).numpy()
+
+
+def log_model(run: Run, folder: Path, example: np.ndarray, register_as: str | None) -> str:
+    """Log a model folder as an MLflow model, and register it if a name is given.
+
+    A model that an earlier try has logged or registered is not logged or registered again.
+
+    Args:
+        run: the training run.
+        folder: a model folder.
+        example: uint8 [B,S,S,3], a few faces.
+        register_as: name in the model registry.
+
+    Returns:
+        The URI of the logged model.
+    """
+    client = MlflowClient(run.id.uri)
+    uri = run.call(lambda: _logged(client, run.id) or _log(client, run.id, folder, example))
+    if register_as is not None:
+        run.call(lambda: _register(client, register_as, uri, run.id))
+    return uri
+
+
+def _logged(client: MlflowClient, run: RunId) -> str | None:
+    """The model that the run has logged; what a broken try left is removed."""
+    experiment = client.get_run(run.run_id).info.experiment_id
+    models = client.search_logged_models([experiment], f"source_run_id = '{run.run_id}'")
+    ready = None
+    for model in models:
+        if model.status == LoggedModelStatus.READY:
+            ready = model.model_uri
+        elif model.name == MODEL_NAME:
+            client.delete_logged_model(model.model_id)
+    return ready
+
+
+def _log(client: MlflowClient, run: RunId, folder: Path, example: np.ndarray) -> str:
+    record = client.get_run(run.run_id)
+    model = client.create_logged_model(
+        record.info.experiment_id,
+        name=MODEL_NAME,
+        source_run_id=run.run_id,
+        params=record.data.params,
+    )
+    shape = (-1, *example.shape[1:])
+    tensors = Schema([TensorSpec(np.dtype(np.uint8), shape)])
+    with _global_store(run.uri):
+        # `pyfunc.log_model` is this call for the active run, whose end would end our run.
+        logged = Model.log(
+            artifact_path=None,
+            flavor=mlflow.pyfunc,
+            model_id=model.model_id,
+            run_id=run.run_id,
+            python_model=str(Path(facevae.__file__).parent / "logged_model.py"),
+            artifacts={CHECKPOINT: str(folder)},
+            signature=ModelSignature(tensors, tensors),
+            input_example=example,
+            pip_requirements=[f"facevae=={facevae.__version__}"],
+        )
+    return str(logged.model_uri)
+
+
+def _register(client: MlflowClient, name: str, uri: str, run: RunId) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if "ALREADY_EXISTS" not in str(error.error_code):
+            raise
+    versions = client.search_model_versions(f"run_id = '{run.run_id}'")
+    if (name, uri) not in [(version.name, version.source) for version in versions]:
+        model_id = uri.removeprefix("models:/")
+        with _global_store(run.uri):  # it looks up the model there, whatever the client's store
+            client.create_model_version(name, source=uri, run_id=run.run_id, model_id=model_id)
+
+
+@contextlib.contextmanager
+def _global_store(uri: str) -> Iterator[None]:
+    """A block in which MLflow's functions that take no store use this one."""
+    name = "MLFLOW_TRACKING_URI"
+    before = os.environ.get(name)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+        if before is not None:
+            os.environ[name] = before
+
+
+def trained_by(model: str, card: ModelCard) -> RunId | None:
+    """The training run of a model that is named by a folder; none if its store is not known."""
+    folder = Path(storage.absolute(model))
+    for place in (folder, folder.parent, folder.parent.parent, folder / "train"):
+        run = read_run_id(str(place))
+        if run is not None and run.run_id == card.run_id:
+            return run
+    return None
+
+
+@contextlib.contextmanager
+def model_folder(uri: str, config: TrackingConfig, output: str) -> Iterator[Path]:
+    """A local model folder for any way of naming a model.
+
+    Args:
+        uri: a model, checkpoint or training-run folder, `runs:/<id>/model`,
+            `models:/<name>@<alias>`, `models:/<name>/<version>` or `models:/<model id>`.
+        config: where to look up MLflow's names.
+        output: the output folder of the verb.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if not uri.startswith(("runs:/", "models:/")):
+        with storage.local_copy(_folder_with_card(storage.absolute(uri))) as folder:
+            yield folder
+        return
+    store = store_uri(config, output)
+    connection.prepare()
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            path = mlflow.artifacts.download_artifacts(
+                uri, dst_path=temporary, tracking_uri=store, registry_uri=store
+            )
+        except (MlflowException, OSError) as error:
+            reason = judge(error)
+            raise UserError(f"no model {uri} in {store}: {reason}") from error
+        cards = sorted(Path(path).rglob(CARD))
+        if len(cards) != 1:
+            raise UserError(f"{uri} holds {len(cards)} models of this program, expected one")
+        yield cards[0].parent
+
+
+def _folder_with_card(uri: str) -> str:
+    for folder in (uri, storage.join(uri, MODEL_NAME), storage.join(uri, "train", MODEL_NAME)):
+        if storage.exists(storage.join(folder, CARD)):
+            return folder
+    raise UserError(
+        f"no model in {uri}: expected a folder with {CARD}, or a training run's output folder that "
+        f"holds {MODEL_NAME}/{CARD}"
+    )

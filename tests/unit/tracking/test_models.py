@@ -1,0 +1,58 @@
+"""The model is logged and registered once, even if a try breaks off or is repeated."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from facevae.checkpoint import ModelCard, save_model
+from facevae.config import ModelConfig, TrackingConfig
+from facevae.errors import UserError
+from facevae.models import build_vae
+from facevae.tracking import log_model, start_run, store_uri
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    config = ModelConfig(latent_size=4)
+    save_model(folder, build_vae(config).state_dict(), ModelCard(config, 1, "digest", "run"))
+    return folder
+
+
+def test_a_model_whose_upload_broke_off_is_logged_and_registered_once(model, tmp_path, monkeypatch):
+    upload, tries = MlflowClient.log_model_artifacts, []
+
+    def broken(self, *arguments, **named):
+        tries.append(1)
+        if len(tries) == 1:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return upload(self, *arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, "log_model_artifacts", broken)
+    faces = np.zeros((2, 64, 64, 3), np.uint8)
+    uris = set()
+    for _ in range(2):  # the second time as after a server that was away too long
+        tracking = TrackingConfig(system_metrics=False)
+        with start_run(tracking, "train", str(tmp_path / "out"), {"a": 1}) as run:
+            uris.add(log_model(run, model, faces, "faces"))
+    (uri,) = uris
+    client = MlflowClient(run.id.uri)
+    experiment = client.get_run(run.id.run_id).info.experiment_id
+    assert [each.model_uri for each in client.search_logged_models([experiment])] == [uri]
+    (version,) = client.search_model_versions("name = 'faces'")
+    assert version.source == uri
+    assert len(tries) == 2
+
+
+@pytest.mark.parametrize("uri", [None, "sqlite:///s3://bucket/runs/mlflow.db"])
+def test_an_sqlite_store_in_object_storage_is_refused(uri):
+    with pytest.raises(UserError, match="name a tracking server with MLFLOW_TRACKING_URI"):
+        store_uri(TrackingConfig(uri=uri), "s3://bucket/runs/x")
+
+
+def test_a_server_goes_with_object_storage():
+    config = TrackingConfig(uri="http://server:5000")
+    assert store_uri(config, "s3://bucket/runs/x") == "http://server:5000"
