@@ -52,12 +52,12 @@ def _await_nodes(options: argparse.Namespace) -> bool:
     asked, shown = None, None
     while True:
         waited = time.monotonic() - start
-        found = (pool_total("gpu", "GPU"), pool_total("data", "CPU"))
-        if found[0] >= options.gpus and found[1] >= options.cpus:
+        gpus, cpus = pool_total("gpu", "GPU"), pool_total("data", "CPU")
+        if gpus >= options.gpus and cpus >= options.cpus:
             return True
         state = (
-            f"{found[0]} of {options.gpus} GPUs (pool gpu) and "
-            f"{found[1]} of {options.cpus} CPUs (pool data)"
+            f"{gpus} of {options.gpus} GPUs in the pool gpu, "
+            f"{cpus} of {options.cpus} CPUs in the pool data"
         )
         if waited > options.timeout:
             print(
@@ -66,8 +66,8 @@ def _await_nodes(options: argparse.Namespace) -> bool:
                 file=sys.stderr,
             )
             return False
-        on_demand = options.gpus - found[0] if waited > options.patience else 0
-        wanted = requests(options.gpus, options.cpus, max(0, on_demand))
+        on_demand = max(0, options.gpus - gpus) if waited > options.patience else 0
+        wanted = requests(options.gpus, options.cpus, on_demand)
         if wanted != asked:
             request_resources(bundles=wanted[0], bundle_label_selectors=wanted[1])
             asked = wanted
