@@ -4,7 +4,10 @@ A change of Ray that fails these tests makes a comment of cluster/aws.yaml, gcp.
 or kuberay/ray/cluster.yaml untrue: read them again.
 """
 
+import os
 import runpy
+import subprocess
+import sys
 import time
 
 import pytest
@@ -109,6 +112,20 @@ def test_a_node_that_never_joins_sets_spot_back(pools, requests):
 
 def test_a_node_has_an_hour_to_join_where_the_files_set_no_other_time():
     assert InstanceReconcileConfig().allocate_status_timeout_s == 3600
+
+
+def test_on_kubernetes_it_has_a_quarter_of_an_hour(cluster_folder):
+    cluster = yaml.safe_load((cluster_folder / "kuberay/ray/cluster.yaml").read_text())
+    variables = {e["name"]: e["value"] for e in cluster["spec"]["autoscalerOptions"]["env"]}
+    program = (
+        "from ray.autoscaler.v2.instance_manager.config import InstanceReconcileConfig\n"
+        "print(InstanceReconcileConfig().allocate_status_timeout_s)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | variables, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert int(shown) == 900
 
 
 def test_spot_comes_first_again_after_ten_minutes(pools, requests, monkeypatch):

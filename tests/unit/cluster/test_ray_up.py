@@ -170,7 +170,7 @@ def test_on_prem_workers_are_labelled_by_what_they_have(cluster_folder, tmp_path
 
 
 def test_ec2_accepts_every_instance(cluster_folder):
-    botocore = pytest.importorskip("botocore", reason="botocore describes the calls of EC2")
+    botocore = pytest.importorskip("botocore", reason="boto3 is not installed")
     import_module("botocore.session")
     client = botocore.session.get_session().create_client(
         "ec2", region_name="us-west-2", aws_access_key_id="none", aws_secret_access_key="none"
@@ -188,7 +188,9 @@ def test_ec2_accepts_every_instance(cluster_folder):
 @pytest.fixture(scope="session")
 def compute_schemas():
     """The types of the Compute Engine API, as Google's own client has them."""
-    package = pytest.importorskip("googleapiclient", reason="it describes Google's calls")
+    package = pytest.importorskip(
+        "googleapiclient", reason="google-api-python-client is not installed"
+    )
     documents = Path(package.__file__).parent / "discovery_cache/documents"
     return json.loads((documents / "compute.v1.json").read_text())["schemas"]
 
