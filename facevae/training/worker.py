@@ -20,7 +20,7 @@ from facevae.data.shards import Manifest, read_manifest
 from facevae.models import VAE, build_vae
 from facevae.models.perceptual import PerceptualNetwork, build_perceptual_network
 from facevae.tracking import Run, RunId
-from facevae.training.loop import Metrics, train
+from facevae.training.loop import WORKERS, Metrics, train
 from facevae.training.step import Criterion, Rank, Trainee
 
 
@@ -29,7 +29,7 @@ def train_worker(job: dict[str, Any]) -> None:
 
     Args:
         job: `config` (a TrainConfig as JSON), `shards` (folder), `run` (RunId as a tuple),
-            `threads`, `readers`, and `progress` (a ProgressBoard actor).
+            `threads`, `readers`, `reader_labels`, and `progress` (a ProgressBoard actor).
     """
     torch.set_num_threads(job["threads"])
     config = TrainConfig.model_validate(job["config"])
@@ -42,10 +42,14 @@ def train_worker(job: dict[str, Any]) -> None:
     if done >= config.training.steps:
         return
     listener = _Listener(trainee, config, manifest, job, state.history if state else [])
+    if rank.rank == 0:
+        listener.start(done + 1)
     batch_size = config.training.global_batch_size
     share = Share(*rank, batch_size, done * batch_size, config.training.steps * batch_size)
     plan = epoch_plan(manifest, "train", config.training.seed)
-    batches = training_batches(job["shards"], plan, share, trainee.device, job["readers"])
+    batches = training_batches(
+        job["shards"], plan, share, trainee.device, job["readers"], job["reader_labels"]
+    )
     held_out = spread_images(job["shards"], manifest, "val", config.training.validation_images)
     train(trainee, (batch.pixels for batch in batches), held_out, done + 1, listener)
     listener.finish()
@@ -99,6 +103,17 @@ class _Listener:
         self._run = Run(RunId(*job["run"]))
         self._output = Path(config.output)
 
+    def start(self, step: int) -> None:
+        """Say and remember from which step on other workers, by number, train."""
+        now = float(self._trainee.rank.ranks)
+        before = next((row[WORKERS] for row in reversed(self._history) if WORKERS in row), now)
+        if now != before:
+            self._history.append({"step": step, WORKERS: now})
+            self._board.say.remote(
+                f"train: workers {before:.0f} -> {now:.0f} from step {step} on; the global batch "
+                "and the learning rate stay"
+            )
+
     def log(self, step: int, metrics: Metrics) -> None:
         self._run.metrics(step, metrics)
         self._history.append({"step": step, **metrics})
@@ -146,12 +161,18 @@ class ProgressBoard:
         """An empty board."""
         self._step = 0
         self._metrics: Metrics = {}
+        self._lines: list[str] = []
 
     def show(self, step: int, metrics: Metrics) -> None:
         """Put up a step's metrics, beside older ones of other names."""
         self._step = step
         self._metrics |= metrics
 
-    def read(self) -> tuple[int, Metrics]:
-        """The newest step and metrics."""
-        return self._step, self._metrics
+    def say(self, line: str) -> None:
+        """Leave a line for whoever reads next."""
+        self._lines.append(line)
+
+    def read(self) -> tuple[int, Metrics, list[str]]:
+        """The newest step and metrics, and the lines left since the last time."""
+        lines, self._lines = self._lines, []
+        return self._step, self._metrics, lines

@@ -25,7 +25,8 @@ def shard_faces(config: ShardsConfig) -> dict[str, float]:
     runtime.connect()
     settings = config.model_dump(mode="json")
     with start_run(config.tracking, "shards", config.output, settings) as run:
-        manifest = make_shards(config, source, run.id.run_id)
+        labels = runtime.pool_labels(runtime.nodes(), "data")
+        manifest = make_shards(config, source, run.id.run_id, labels)
         run.dataset("shards", manifest.digest, "written")
         figures = _figures(manifest)
         run.metrics(0, figures)
