@@ -29,6 +29,7 @@ from facevae.shares import rank_size, rank_slice
 GROUPS_PER_WINDOW = 8
 READ_CPUS = CPU_QUANTUM
 """logical CPUs of one reader"""
+PREFETCHED_BATCHES = 4
 # numpy takes [seed, epoch] and [seed, epoch, 0] for the same seed; tags keep the streams apart.
 GROUP_STREAM, ROW_STREAM = 1, 2
 
@@ -198,7 +199,7 @@ def training_batches(
         label_selector=labels or None,
     )
     batches = dataset.iter_torch_batches(
-        batch_size=share.batch_size, prefetch_batches=4, device=device
+        batch_size=share.batch_size, prefetch_batches=PREFETCHED_BATCHES, device=device
     )
     for batch in batches:
         yield TrainingBatch(batch["pixels"], batch["row"])

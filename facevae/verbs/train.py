@@ -25,7 +25,7 @@ from facevae.pixels import crop_and_resize
 from facevae.progress import progress, say
 from facevae.tracking import MODEL_NAME, SHARDS_RUN_TAG, Run, log_model, start_run, store_uri
 from facevae.training.loop import Metrics
-from facevae.training.resources import WorkerPlan, plan_workers
+from facevae.training.resources import WorkerPlan, plan_training
 from facevae.training.worker import ProgressBoard, train_worker
 from facevae.verbs.shards import shard_faces
 
@@ -61,12 +61,7 @@ def train_model(config: TrainConfig) -> dict[str, float]:
         say(f"already done: {output}")
         return dict(storage.read_json(result))
     runtime.connect()
-    plan = plan_workers(config.scaling, runtime.nodes())
-    if config.training.sync_batch_norm and not plan.use_gpu:
-        raise UserError(
-            "training.sync_batch_norm needs GPU workers, torch has no version for CPU: leave it "
-            "out, or give GPUs"
-        )
+    plan = plan_training(config, runtime.nodes())
     shards = _shards(config)
     manifest = read_manifest(shards)
     _check_data(config, shards, manifest)

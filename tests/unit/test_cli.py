@@ -119,6 +119,20 @@ def test_a_verb_prints_one_line_a_figure(capsys, monkeypatch):
     assert (seen[0].loss.beta, seen[0].training.steps) == (0.7, 9)
 
 
+@pytest.mark.parametrize("flag", ["--dry_run", "--dry-run"])
+def test_a_dry_run_prints_the_plan_and_runs_nothing(capsys, monkeypatch, flag):
+    monkeypatch.setitem(cli.VERBS, "train", Verb("", "TrainConfig", Mock()))
+    monkeypatch.setattr(cli, "_plan", lambda name, config: [name, str(config.loss.beta)])
+    assert main(["train", flag, "--loss.beta", "0.7"]) == 0
+    assert capsys.readouterr().out == "train\n0.7\n"
+    cli.VERBS["train"].run.assert_not_called()
+
+
+def test_a_dry_run_of_what_does_not_fit_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_plan", Mock(side_effect=UserError("lower scaling.workers")))
+    assert mistake(capsys, "train", "--dry_run") == "facevae train: lower scaling.workers\n"
+
+
 @pytest.mark.parametrize("file_first", [True, False])
 def test_options_beat_the_file(tmp_path, file_first):
     path = tmp_path / "recipe.yaml"
