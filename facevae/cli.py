@@ -64,6 +64,15 @@ VERBS = {
 }
 
 
+DRY_RUN = ("--dry_run", "--dry-run")
+
+
+def _plan(name: str, config: Any) -> list[str]:
+    from facevae.verbs.plan import dry_run
+
+    return dry_run(name, config)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `facevae <verb> ...`; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -83,7 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_verb(name: str, arguments: Sequence[str]) -> int:
     """Run a verb with its options; returns the exit code: 0, or 2 for the user's mistakes."""
     try:
-        config = parse(name, arguments)
+        if name not in VERBS:
+            raise UserError(f"no verb '{name}'{_nearest(name, VERBS)}; see facevae --help")
+        options = [word for word in arguments if word not in DRY_RUN]
+        config = parse(name, options)
+        if len(options) < len(arguments):
+            print("\n".join(_plan(name, config)))
+            return 0
         figures = VERBS[name].run(config)
     except UserError as error:
         print(f"facevae {name}: {error}", file=sys.stderr)
@@ -132,7 +147,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     model = getattr(settings, VERBS[name].config)
     parser = ArgumentParser(
-        usage=f"facevae {name} [--config FILE.yaml] [--KEY VALUE ...]",
+        usage=f"facevae {name} [--config FILE.yaml] [--KEY VALUE ...] [--dry_run]",
         description=VERBS[name].purpose,
         exit_on_error=False,
     )
@@ -193,7 +208,7 @@ def _check_file(name: str) -> None:
 def _check_options(arguments: Sequence[str], keys: set[str]) -> None:
     for word in arguments:
         option = word.partition("=")[0]
-        known = {f"--{key}" for key in keys} | {"--config", "--print_config", "--help"}
+        known = {f"--{key}" for key in keys} | {"--config", "--print_config", "--help", *DRY_RUN}
         if option.startswith("--") and option not in known:
             raise UserError(f"unknown option {option}{_nearest(option, known)}")
 
@@ -267,7 +282,8 @@ def _help() -> str:
         "usage: facevae VERB [--config FILE.yaml] [--output DIR] [--KEY VALUE ...]\n\n"
         f"{verbs}\n\n"
         "facevae submit VERB ... runs a verb on a Ray cluster; facevae submit --help says how.\n"
-        "facevae VERB --help lists the settings of a verb, --print_config prints them as YAML."
+        "facevae VERB --help lists the settings of a verb, --print_config prints them as YAML,\n"
+        "--dry_run prints what the verb would take of the cluster, and runs nothing."
     )
 
 

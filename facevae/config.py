@@ -14,6 +14,9 @@ HELD_OUT_SPLITS: tuple[Split, ...] = ("val", "test")
 LabelEncoding = Literal["auto", "signed", "binary"]
 CropBox = tuple[int, int, int, int]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Workers = Annotated[int, Field(ge=1)]
+CPU_QUANTUM = 0.25
+"""the logical CPUs of one reader; CPUs are planned in multiples of it"""
 
 
 class Frozen(BaseModel):
@@ -103,7 +106,7 @@ class TrainingConfig(Frozen):
 
     steps: int = Field(50_000, ge=1, description="optimiser steps in all")
     global_batch_size: int = Field(
-        128, ge=1, description="images a step over all workers; must divide by the worker count"
+        128, ge=1, description="images a step over all workers, whatever their number"
     )
     seed: int = Field(666, ge=0, description="fixes image order, initial weights and latent noise")
     learning_rate: float = Field(2e-4, gt=0, description="Adam's step size after warm-up")
@@ -156,7 +159,11 @@ class TrainingConfig(Frozen):
 class ScalingConfig(Frozen):
     """How much of the cluster training takes."""
 
-    workers: int = Field(1, ge=1, description="DDP workers, one process each")
+    workers: Workers | tuple[Workers, Workers] = Field(
+        1,
+        description="DDP workers, one process each; [fewest, most]: as many as the cluster holds "
+        "at a time, with the same global batch and learning rate",
+    )
     gpu: Literal["auto", "yes", "no"] = Field(
         "auto", description="auto: one GPU a worker (nccl) if the cluster has enough, else CPU"
     )
@@ -166,6 +173,34 @@ class ScalingConfig(Frozen):
         description="logical CPUs reserved by each worker; none: an equal share of the cluster's "
         "CPUs after those kept for reading (CPU training), or 1 (GPU training)",
     )
+
+    @property
+    def fewest(self) -> int:
+        """The workers without which training does not start."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """The workers that training grows to."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers may change while training runs."""
+        return self.fewest < self.most
+
+    @model_validator(mode="after")
+    def _a_range_of_workers(self) -> "ScalingConfig":
+        if self.fewest > self.most:
+            raise ValueError(
+                f"workers [{self.fewest}, {self.most}] is no range; give [fewest, most]"
+            )
+        if self.is_elastic and (self.cpus_per_worker or 0) % CPU_QUANTUM:
+            raise ValueError(
+                f"cpus_per_worker {self.cpus_per_worker:g} with a range of workers: give a "
+                f"multiple of {CPU_QUANTUM:g}, since Ray counts other fractions wrongly"
+            )
+        return self
 
 
 # --- data ----------------------------------------------------------------------------------------
@@ -344,12 +379,11 @@ class TrainConfig(SourceConfig):
         return self
 
     @model_validator(mode="after")
-    def _equal_shares(self) -> "TrainConfig":
-        share, rest = divmod(self.training.global_batch_size, self.scaling.workers)
-        if rest or not share:
+    def _an_image_for_each_worker(self) -> "TrainConfig":
+        if self.training.global_batch_size < self.scaling.most:
             raise ValueError(
-                f"training.global_batch_size {self.training.global_batch_size} does not divide by "
-                f"scaling.workers {self.scaling.workers}; choose a multiple"
+                f"training.global_batch_size {self.training.global_batch_size} has no image for "
+                f"some of {self.scaling.most} workers: lower scaling.workers"
             )
         return self
 

@@ -1,11 +1,22 @@
-"""The Ray cluster that the verbs run on: an existing one, or this machine."""
+"""The Ray cluster that the verbs run on: an existing one, or this machine; its nodes and pools.
+
+A cluster may have pools: nodes whose label `facevae-pool` is `gpu` train and encode, those where it
+is `data` read and decode. Where a pool does not exist, its work runs anywhere.
+"""
 
 import json
 import logging
 import os
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import ray
+import ray._private.state
+import yaml
+
+from facevae.errors import UserError
 
 # glibc returns every large tensor's pages to the kernel and faults them in again at each step;
 # keeping them makes CPU training about twice as fast. It must be set before a process starts.
@@ -18,17 +29,45 @@ ALLOCATOR_ENVIRONMENT = {
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 
 
+POOL_LABEL = "facevae-pool"
+Pool = Literal["gpu", "data"]
+POOLS: tuple[Pool, ...] = ("gpu", "data")
+GROUP_LABEL, GPU_LABEL = "ray.io/node-group", "ray.io/accelerator-type"
+GROUPS_VARIABLE = "FACEVAE_NODE_GROUPS"
+BOOTSTRAP_FILE = Path("~/ray_bootstrap_config.yaml")
+MANY = 100
+"""how many nodes of a group without limit are planned with"""
+
+
 class Node(NamedTuple):
-    """The logical resources of one node."""
+    """The logical resources of one node, and the pool that it belongs to.
+
+    Memory is in bytes, 0 where it is not known; a node that is not here could be added by the
+    cluster's autoscaler.
+    """
 
     cpus: float
     gpus: float
+    memory: float = 0.0
+    object_store: float = 0.0
+    pool: str | None = None
+    gpu_type: str = ""
+    is_here: bool = True
+
+
+class NodeGroup(NamedTuple):
+    """A kind of node that the autoscaler adds: up to `most` of them, without limit if -1."""
+
+    name: str
+    resources: Mapping[str, float]
+    most: int
 
 
 def connect() -> None:
     """Attach to the cluster of RAY_ADDRESS (as inside a job), or start Ray on this machine.
 
-    Ray's own default holds: token authentication on, nothing listening beyond loopback.
+    Token authentication is on, Ray's default: its ports listen on all of the machine's addresses,
+    and every connection needs the token.
     """
     if ray.is_initialized():
         return
@@ -52,9 +91,11 @@ def connect() -> None:
 
 
 def nodes() -> list[Node]:
-    """The logical resources of every living node."""
-    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in resources]
+    """Every living node, and those that the autoscaler could still add."""
+    living = [node for node in ray.nodes() if node["Alive"]]
+    here = [node_of(node["Resources"], node["Labels"] or {}) for node in living]
+    groups = [(node["Labels"] or {}).get(GROUP_LABEL) for node in living]
+    return here + nodes_to_come(node_groups(), here, groups)
 
 
 def submission_id() -> str | None:
@@ -65,3 +106,95 @@ def submission_id() -> str | None:
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     name = job.get("metadata", {}).get("job_submission_id")
     return None if name is None else str(name)
+
+
+def node_of(resources: Mapping[str, float], labels: Mapping[str, str]) -> Node:
+    """A living node by its resources and labels, as Ray tells them."""
+    kinds = (key.partition(":")[2] for key in resources if key.startswith("accelerator_type:"))
+    return Node(
+        float(resources.get("CPU", 0)),
+        float(resources.get("GPU", 0)),
+        float(resources.get("memory", 0)),
+        float(resources.get("object_store_memory", 0)),
+        labels.get(POOL_LABEL),
+        labels.get(GPU_LABEL) or next(kinds, ""),
+    )
+
+
+def nodes_to_come(
+    groups: Iterable[NodeGroup], here: Sequence[Node], group_of: Sequence[str | None]
+) -> list[Node]:
+    """The nodes that groups may still get, beside those that are here.
+
+    Args:
+        groups: the groups of the cluster.
+        here: the living nodes.
+        group_of: the group of each living node; none where its label does not tell, and it then
+            counts as one of the first group of its pool and size.
+    """
+    taken = Counter(group_of)
+    strays = [node for node, group in zip(here, group_of, strict=True) if group is None]
+    to_come = []
+    for group in groups:
+        pool = next((p for p in POOLS if group.name == p or group.name.startswith(f"{p}-")), None)
+        node = node_of(group.resources, {POOL_LABEL: pool} if pool else {})._replace(is_here=False)
+        most = MANY if group.most < 0 else group.most
+        missing = most - taken[group.name]
+        alike = [s for s in strays if (s.pool, s.cpus, s.gpus) == (pool, node.cpus, node.gpus)]
+        for stray in alike[: max(missing, 0)]:
+            strays.remove(stray)
+            missing -= 1
+        to_come += [node] * missing
+    return to_come
+
+
+def node_groups() -> list[NodeGroup]:
+    """The groups of an autoscaled cluster; none where nothing tells.
+
+    FACEVAE_NODE_GROUPS says it as JSON, in the form of `available_node_types` in the files of
+    `ray up`; such a cluster has its file on the head node. Ray's own record is private, and only
+    some platforms fill it in; no public call tells what a cluster may grow to.
+
+    Raises:
+        UserError: the variable is of another form.
+    """
+    given = os.environ.get(GROUPS_VARIABLE)
+    if given:
+        try:
+            return _groups_of_types(json.loads(given))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{GROUPS_VARIABLE} is not of the form "
+                '{"gpu-spot": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 3}}: '
+                f"found {given[:80]}"
+            ) from error
+    record = ray._private.state.state.get_cluster_config()
+    if record is not None and record.node_group_configs:
+        return [
+            NodeGroup(group.name, dict(group.resources), group.max_count)
+            for group in record.node_group_configs
+        ]
+    file = BOOTSTRAP_FILE.expanduser()
+    if not file.is_file():
+        return []
+    config = yaml.safe_load(file.read_text("utf-8"))
+    types = dict(config.get("available_node_types", {}))
+    types.pop(config.get("head_node_type"), None)
+    return _groups_of_types(types)
+
+
+def _groups_of_types(types: Mapping[str, Any]) -> list[NodeGroup]:
+    return [
+        NodeGroup(name, each.get("resources", {}), int(each.get("max_workers", 0)))
+        for name, each in types.items()
+    ]
+
+
+def in_pool(nodes: Sequence[Node], pool: Pool) -> list[Node]:
+    """The nodes of a pool, or all where there is no such pool."""
+    return [node for node in nodes if node.pool == pool] or list(nodes)
+
+
+def pool_labels(nodes: Sequence[Node], pool: Pool) -> dict[str, str]:
+    """The labels of the nodes that a pool's work goes to; none where there is no such pool."""
+    return {POOL_LABEL: pool} if any(node.pool == pool for node in nodes) else {}

@@ -26,45 +26,55 @@ from facevae.data.shards import Manifest, Shard
 from facevae.errors import UserError
 from facevae.models import VAE
 from facevae.progress import progress
-from facevae.runtime import Node
+from facevae.runtime import Node, in_pool, pool_labels
 
 Row = dict[str, Any]
 
 
 class EncoderPlan(NamedTuple):
-    """How many encoder actors there are, and what each reserves."""
+    """How many encoder actors there are, what each reserves, and where they and readers run."""
 
     actors: int
     cpus: float
     use_gpu: bool
+    encoder_labels: dict[str, str]
+    reader_labels: dict[str, str]
 
 
 def plan_encoders(config: EncodingConfig, nodes: Sequence[Node]) -> EncoderPlan:
     """The encoder actors of a configuration on a cluster.
 
-    A quarter of the CPUs stays free, since actors that claim them all starve whatever else runs.
+    GPU encoders go to the `gpu` pool, and whatever decodes, which CPU encoders do too, to the
+    `data` pool, where these exist. A quarter of the CPUs stays free, since actors that claim them
+    all starve whatever else runs. Nodes that are not here count where a number is asked for; where
+    none is, the actors are as many as the nodes that are here hold, at least one.
 
     Raises:
         UserError: the cluster cannot hold them; says what to change.
     """
-    gpus, cpus = sum(int(node.gpus) for node in nodes), sum(node.cpus for node in nodes)
+    gpu_nodes, data_nodes = in_pool(nodes, "gpu"), in_pool(nodes, "data")
+    gpu_labels, data_labels = pool_labels(nodes, "gpu"), pool_labels(nodes, "data")
+    gpus, cpus = sum(int(node.gpus) for node in gpu_nodes), sum(node.cpus for node in data_nodes)
     use_gpu = config.gpu == "yes" or (config.gpu == "auto" and gpus > 0)
     if use_gpu:
-        actors = config.actors or gpus
-        if gpus < max(actors, 1):
+        actors = config.actors or max(1, sum(int(n.gpus) for n in gpu_nodes if n.is_here))
+        if gpus < actors:
             raise UserError(
-                f"{actors or 1} encoder actors need a GPU each and the cluster has {gpus}: lower "
+                f"{actors} encoder actors need a GPU each and the cluster has {gpus}: lower "
                 "encoding.actors, or say --encoding.gpu no"
             )
-        return EncoderPlan(actors, 0.0, True)
-    actors = config.actors or max(1, int(cpus))
-    share = min(1.0, 0.75 * cpus / actors)
+        if not any(node.cpus >= 1 for node in data_nodes):
+            raise UserError("no node has a CPU to read and decode with: add one")
+        return EncoderPlan(actors, 0.0, True, gpu_labels, data_labels)
+    cpus_here = sum(node.cpus for node in data_nodes if node.is_here)
+    actors = config.actors or max(1, int(cpus_here))
+    share = min(1.0, 0.75 * (cpus if config.actors else cpus_here or cpus) / actors)
     # Ray counts CPUs in ten-thousandths.
     if share < 0.01:
         raise UserError(
             f"{actors} encoder actors on {cpus:g} CPUs are too many: lower encoding.actors"
         )
-    return EncoderPlan(actors, share, False)
+    return EncoderPlan(actors, share, False, data_labels, data_labels)
 
 
 def statistics_uri(folder: str, shard: str) -> str:
@@ -177,8 +187,15 @@ def _run(
     encoder = (output, ray.put(model.vae), config, plan, manifest.missing_labels)
     pool = ray.data.ActorPoolStrategy(size=min(plan.actors, len(todo)))
     if plan.use_gpu:
-        rows = dataset.map_batches(ReadShard(folder), batch_size=1).map_batches(
-            EncodeShard, fn_constructor_args=encoder, compute=pool, batch_size=1, num_gpus=1
+        rows = dataset.map_batches(
+            ReadShard(folder), batch_size=1, label_selector=plan.reader_labels or None
+        ).map_batches(
+            EncodeShard,
+            fn_constructor_args=encoder,
+            compute=pool,
+            batch_size=1,
+            num_gpus=1,
+            label_selector=plan.encoder_labels or None,
         )
     else:
         rows = dataset.map_batches(
@@ -187,6 +204,7 @@ def _run(
             compute=pool,
             batch_size=1,
             num_cpus=plan.cpus,
+            label_selector=plan.encoder_labels or None,
         )
     images = {shard.name: shard.rows for shard in todo}
     done = manifest.rows() - sum(images.values())

@@ -2,8 +2,8 @@
 
 The plan is an endless row of images: epoch after epoch, each a permutation that depends on the
 seed and the epoch alone. Global batch k is images kG to (k+1)G of it, on any number of workers;
-rank r of R takes the r-th of R equal slices of each batch. A resumed run needs only its cursor,
-the number of images trained so far, and decodes nothing before it.
+rank r of R takes rows rG/R to (r+1)G/R of each batch. A resumed run needs only its cursor, the
+number of images trained so far, and decodes nothing before it.
 
 Legend: G global batch size, N training images, B images of one rank's batch, D stored image size.
 """
@@ -19,15 +19,19 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from facevae.config import Split
+from facevae.config import CPU_QUANTUM, Split
 from facevae.data import shards
 from facevae.data.images import decode_jpegs
 from facevae.data.shards import Manifest
+from facevae.shares import rank_size, rank_slice
 
 # A window is what one task reads and shuffles: 2,048 images mix rows of 8 places in the data set.
 GROUPS_PER_WINDOW = 8
-READ_CPUS = 0.25
+READ_CPUS = CPU_QUANTUM
 """logical CPUs of one reader"""
+PREFETCHED_BATCHES = 4
+# numpy takes [seed, epoch] and [seed, epoch, 0] for the same seed; tags keep the streams apart.
+GROUP_STREAM, ROW_STREAM = 1, 2
 
 
 class RowGroup(NamedTuple):
@@ -69,7 +73,9 @@ class EpochPlan:
 
     def windows(self, epoch: int) -> tuple[tuple[RowGroup, ...], ...]:
         """The row groups of an epoch, shuffled and cut into windows."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
+        order = np.random.default_rng([GROUP_STREAM, self.seed, epoch]).permutation(
+            len(self.groups)
+        )
         return tuple(
             tuple(self.groups[i] for i in order[start : start + GROUPS_PER_WINDOW])
             for start in range(0, len(order), GROUPS_PER_WINDOW)
@@ -78,7 +84,7 @@ class EpochPlan:
     def window(self, epoch: int, number: int) -> Window:
         """One window, with the permutation of its rows."""
         groups = _windows(self, epoch)[number]
-        rng = np.random.default_rng([self.seed, epoch, number])
+        rng = np.random.default_rng([ROW_STREAM, self.seed, epoch, number])
         return Window(groups, rng.permutation(sum(group.rows for group in groups)))
 
     def spans(self, start: int, stop: int) -> Iterator[WindowSpan]:
@@ -120,11 +126,17 @@ class Share(NamedTuple):
     start: int
     stop: int
 
+    @property
+    def batch_size(self) -> int:
+        """B, this rank's images of each global batch."""
+        return rank_size(self.global_batch_size, self.rank, self.ranks)
+
     def places(self, span: WindowSpan) -> Int64[np.ndarray, "rows"]:
         """The places in a window of the images that are this rank's, in order."""
         position = np.arange(span.start, span.start + span.rows)
-        share = self.global_batch_size // self.ranks
-        mine = position % self.global_batch_size // share == self.rank
+        rows = rank_slice(self.global_batch_size, self.rank, self.ranks)
+        in_batch = position % self.global_batch_size
+        mine = (in_batch >= rows.start) & (in_batch < rows.stop)
         return np.flatnonzero(mine & (position >= self.start) & (position < self.stop))
 
 
@@ -160,10 +172,16 @@ class TrainingBatch(NamedTuple):
 
 
 def training_batches(
-    folder: str, plan: EpochPlan, share: Share, device: torch.device, readers: int = 1
+    folder: str,
+    plan: EpochPlan,
+    share: Share,
+    device: torch.device,
+    readers: int = 1,
+    labels: dict[str, str] | None = None,
 ) -> Iterator[TrainingBatch]:
     """This rank's batches, one a step, read and decoded ahead of time by Ray Data actors.
 
+    The actors run on nodes with the labels, where some are given.
     Actors, not tasks: between bursts of reading Ray ends idle task processes, and starting them
     anew costs seconds of CPU each time.
     """
@@ -178,9 +196,10 @@ def training_batches(
         compute=ray.data.ActorPoolStrategy(size=min(readers, len(items))),
         batch_size=1,
         num_cpus=READ_CPUS,
+        label_selector=labels or None,
     )
     batches = dataset.iter_torch_batches(
-        batch_size=share.global_batch_size // share.ranks, prefetch_batches=4, device=device
+        batch_size=share.batch_size, prefetch_batches=PREFETCHED_BATCHES, device=device
     )
     for batch in batches:
         yield TrainingBatch(batch["pixels"], batch["row"])

@@ -116,13 +116,16 @@ def prepare_shards(config: ShardsConfig) -> FaceSource:
     return source
 
 
-def make_shards(config: ShardsConfig, source: FaceSource, run_id: str) -> Manifest:
+def make_shards(
+    config: ShardsConfig, source: FaceSource, run_id: str, labels: dict[str, str] | None = None
+) -> Manifest:
     """Write the shards of a source; finished ones of an earlier run are kept.
 
     Args:
         config: form of the stored images, output folder (absolute).
         source: what `prepare_shards` returned.
         run_id: the MLflow run that this belongs to.
+        labels: of the nodes that the tasks run on; none: on any.
 
     Returns:
         The manifest, which is written last.
@@ -132,7 +135,7 @@ def make_shards(config: ShardsConfig, source: FaceSource, run_id: str) -> Manife
     """
     folder = config.output
     plans = plan_shards(source.faces, config.sharding.images_per_shard)
-    _write_all(folder, source, plans, config.sharding)
+    _write_all(folder, source, plans, config.sharding, labels)
     records = [
         storage.read_json(storage.join(folder, "records", f"{plan.name}.json")) for plan in plans
     ]
@@ -186,7 +189,11 @@ def _claim(folder: str, description: dict[str, Any]) -> None:
 
 
 def _write_all(
-    folder: str, source: FaceSource, plans: list[ShardPlan], config: ShardingConfig
+    folder: str,
+    source: FaceSource,
+    plans: list[ShardPlan],
+    config: ShardingConfig,
+    labels: dict[str, str] | None,
 ) -> None:
     listing = source.faces
     items = [
@@ -199,7 +206,7 @@ def _write_all(
         for plan in plans
     ]
     tasks = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        WriteShard(folder, source, config), batch_size=1
+        WriteShard(folder, source, config), batch_size=1, label_selector=labels or None
     )
     rows = {plan.name: len(plan.rows) for plan in plans}
     done = 0

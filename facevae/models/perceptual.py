@@ -130,11 +130,37 @@ def build_perceptual_network(
     Raises:
         UserError: as `check_perceptual_network`; or weights that cannot be had or do not fit.
     """
-    outputs = _outputs(config)
-    _check_size(config, max(outputs))
-    with torch.device("meta"):  # no random weights: every tensor comes from the file
-        network = ONet(pretrained=False) if _is_onet(config) else InceptionResnetV1()
+    network = _without_weights(config)
     load_weights(network, fetch_weights(config))
+    return _cut_off(network, config, fold, resize_method)
+
+
+def empty_perceptual_network(
+    config: LossConfig, resize_method: ResizeMethod = "antialias"
+) -> PerceptualNetwork:
+    """The same with all weights zero, read from nowhere: for its shapes and sizes.
+
+    Raises:
+        UserError: as `check_perceptual_network`, weight files aside.
+    """
+    network = _without_weights(config).to_empty(device="cpu")
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data.zero_()
+    return _cut_off(network, config, True, resize_method)
+
+
+def _without_weights(config: LossConfig) -> nn.Module:
+    _check_size(config, max(_outputs(config)))
+    with torch.device("meta"):  # no random weights: every tensor comes from the file
+        network: nn.Module = ONet(pretrained=False) if _is_onet(config) else InceptionResnetV1()
+    return network
+
+
+def _cut_off(
+    network: nn.Module, config: LossConfig, fold: bool, resize_method: ResizeMethod
+) -> PerceptualNetwork:
+    """The stages of a whole network up to the deepest layer asked for."""
+    outputs = _outputs(config)
     network.eval()
     stages = [_stage(network, stage) for stage in _stages(config)[: max(outputs) + 1]]
     if fold:

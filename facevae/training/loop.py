@@ -23,6 +23,7 @@ from facevae.pixels import model_input, resize, to_float, to_pixels
 from facevae.training.step import LossTerms, Trainee, learning_rate
 
 Metrics = dict[str, float]
+WORKERS = "train/workers"
 MAX_PIXEL = 255.0
 
 
@@ -104,10 +105,10 @@ def validate(trainee: Trainee, held_out: UInt8[np.ndarray, "n D D 3"]) -> Metric
     """
     model, criterion = trainee.model.eval(), trainee.criterion
     rank, ranks = trainee.rank
-    share = trainee.config.global_batch_size // ranks
+    stride = ranks * trainee.batch_size
     sums = torch.zeros(4 + len(criterion.layers), dtype=torch.float64, device=trainee.device)
-    for start in range(rank, len(held_out), ranks * share):
-        stored = torch.from_numpy(held_out[start : start + ranks * share : ranks])
+    for start in range(rank, len(held_out), stride):
+        stored = torch.from_numpy(held_out[start : start + stride : ranks])
         stored = stored.to(trainee.device)
         images = model_input(stored, model.image_size, model.resize_method)
         with trainee.autocast():
@@ -163,21 +164,20 @@ class _Meter:
 
     def __init__(self, trainee: Trainee) -> None:
         self._trainee = trainee
-        self._sums = self._zeros(2 + len(trainee.criterion.layers))
+        self._sums = self._zeros(3 + len(trainee.criterion.layers))
         self._first_bad = torch.full((2,), torch.inf, dtype=torch.float64, device=trainee.device)
-        self._images = 0
         self._since = time.perf_counter()
 
     def _zeros(self, size: int) -> Tensor:
         return torch.zeros(size, dtype=torch.float64, device=self._trainee.device)
 
     def add(self, step: int, terms: LossTerms) -> None:
-        rows = torch.cat([terms.kl[:, None], terms.reconstruction[:, None], terms.by_layer], dim=1)
-        sums = rows.double().sum(dim=0)
+        kl = terms.kl
+        rows = torch.stack([kl, terms.reconstruction, torch.ones_like(kl)], dim=1)
+        sums = torch.cat([rows, terms.by_layer], dim=1).double().sum(dim=0)
         self._sums += sums
         bad = torch.where(torch.isfinite(sums[:2]), torch.inf, float(step))
         self._first_bad = torch.minimum(self._first_bad, bad)
-        self._images += len(rows)
 
     def check_finite(self) -> None:
         first_bad = self._first_bad.clone()
@@ -192,17 +192,19 @@ class _Meter:
 
     def metrics(self, step: int) -> Metrics:
         self.check_finite()
-        count = self._images * self._trainee.rank.ranks  # every rank has as many
-        kl, reconstruction, *layers = (_summed(self._sums) / count).tolist()
-        rate = count / (time.perf_counter() - self._since)
+        sums = _summed(self._sums)
+        images = float(sums[2])
+        kl, reconstruction, _, *layers = (sums / images).tolist()
+        rate = images / (time.perf_counter() - self._since)
         self._sums = self._zeros(len(self._sums))
-        self._images, self._since = 0, time.perf_counter()
+        self._since = time.perf_counter()
         return {
             "train/loss": self._trainee.criterion.weigh(kl, reconstruction),
             "train/kl": kl,
             "train/reconstruction": reconstruction,
             "train/learning_rate": learning_rate(self._trainee.config, step),
             "train/images_per_second": rate,
+            WORKERS: float(self._trainee.rank.ranks),
             **_by_layer("train", self._trainee, layers),
         }
 

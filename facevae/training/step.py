@@ -21,6 +21,7 @@ from facevae.models import VAE
 from facevae.models.perceptual import PerceptualNetwork
 from facevae.models.vae import Reconstruction
 from facevae.pixels import denormalise, model_input, resize, to_float
+from facevae.shares import rank_size, rank_slice
 
 
 class Chance(NamedTuple):
@@ -38,8 +39,7 @@ def chance(
     generator = torch.Generator().manual_seed(int(mixed[0] >> np.uint64(1)))
     noise = torch.randn(global_batch_size, latent_size, generator=generator)
     flip = torch.rand(global_batch_size, generator=generator) < 0.5
-    share = global_batch_size // ranks
-    mine = slice(rank * share, (rank + 1) * share)
+    mine = rank_slice(global_batch_size, rank, ranks)
     return Chance(noise[mine], flip[mine])
 
 
@@ -58,7 +58,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 class LossTerms(NamedTuple):
-    """The parts of the loss, one value an image; `total` is their weighted mean."""
+    """The parts of the loss, one value an image; `total` is their weighted mean on this rank."""
 
     total: Float[Tensor, ""]
     kl: Float[Tensor, " B"]
@@ -135,6 +135,16 @@ class Trainee:
         )
 
     @property
+    def batch_size(self) -> int:
+        """B, this rank's images of each global batch."""
+        return rank_size(self.config.global_batch_size, *self.rank)
+
+    @property
+    def weight(self) -> float:
+        """The factor of this rank's loss that makes DDP's mean over ranks one over all images."""
+        return self.batch_size * self.rank.ranks / self.config.global_batch_size
+
+    @property
     def model(self) -> VAE:
         """The VAE to validate and to keep: the moving average, where there is one."""
         if self.average is None:
@@ -183,7 +193,7 @@ class Trainee:
             group["lr"] = learning_rate(self.config, step)
         terms = self.loss(stored, step)
         self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()
+        (terms.total * self.weight).backward()
         if self.config.gradient_clip_norm is not None:
             nn.utils.clip_grad_norm_(self.vae.parameters(), self.config.gradient_clip_norm)
         self.optimizer.step()

@@ -23,7 +23,7 @@ from facevae.errors import UserError
 from facevae.models import VAE, build_vae
 from facevae.models.perceptual import PerceptualNetwork, build_perceptual_network
 from facevae.tracking import Run, RunId
-from facevae.training.loop import Metrics, train
+from facevae.training.loop import WORKERS, Metrics, train
 from facevae.training.step import Criterion, Rank, Trainee
 
 
@@ -32,8 +32,8 @@ def train_worker(job: dict[str, Any]) -> None:
 
     Args:
         job: `config` (a TrainConfig as JSON), `shards` (folder), `run` (RunId as a tuple),
-            `started` (when the run began), `threads`, `readers`, and `progress` (a
-            ProgressBoard actor).
+            `started` (when the run began), `threads`, `readers`, `reader_labels`, and `progress`
+            (a ProgressBoard actor).
     """
     torch.set_num_threads(job["threads"])
     config = TrainConfig.model_validate(job["config"])
@@ -48,10 +48,14 @@ def train_worker(job: dict[str, Any]) -> None:
     if done >= config.training.steps:
         listener.finish()
         return
+    if rank.rank == 0:
+        listener.start(done + 1)
     batch_size = config.training.global_batch_size
     share = Share(*rank, batch_size, done * batch_size, config.training.steps * batch_size)
     plan = epoch_plan(manifest, "train", config.training.seed)
-    batches = training_batches(job["shards"], plan, share, trainee.device, job["readers"])
+    batches = training_batches(
+        job["shards"], plan, share, trainee.device, job["readers"], job["reader_labels"]
+    )
     held_out = spread_images(job["shards"], manifest, "val", config.training.validation_images)
     train(trainee, (batch.pixels for batch in batches), held_out, done + 1, listener)
     listener.finish()
@@ -133,6 +137,16 @@ class _Listener:
 
     def _grid(self, step: int) -> str:
         return storage.join(self._config.output, "grids", f"step_{step:06d}.png")
+
+    def start(self, step: int) -> None:
+        """Say from which step on another number of workers trains."""
+        now = float(self._trainee.rank.ranks)
+        before = next((row[WORKERS] for row in reversed(self._history) if WORKERS in row), now)
+        if now != before:
+            self._board.tell.remote(
+                f"train: workers {before:.0f} -> {now:.0f} from step {step} on; the global batch "
+                "and the learning rate stay"
+            )
 
     def log(self, step: int, metrics: Metrics) -> None:
         if self._run is not None:

@@ -28,7 +28,8 @@ def shard_faces(config: ShardsConfig) -> dict[str, float]:
     check_places({"--output": config.output, "--images": images}, len(runtime.nodes()))
     settings = config.model_dump(mode="json")
     with start_run(config.tracking, "shards", config.output, settings) as run:
-        manifest = make_shards(config, source, run.id.run_id)
+        labels = runtime.pool_labels(runtime.nodes(), "data")
+        manifest = make_shards(config, source, run.id.run_id, labels)
         run.dataset("shards", manifest.digest, "written")
         figures = _figures(manifest)
         run.metrics(0, figures)

@@ -24,7 +24,7 @@ from facevae.pixels import crop_and_resize
 from facevae.progress import progress, say
 from facevae.tracking import MODEL_NAME, SHARDS_RUN_TAG, Run, log_model, start_run, store_uri
 from facevae.training.loop import Metrics
-from facevae.training.resources import WorkerPlan, plan_workers
+from facevae.training.resources import WorkerPlan, plan_training
 from facevae.training.worker import ProgressBoard, train_worker
 from facevae.verbs.places import check_places, sqlite_file
 from facevae.verbs.shards import shard_faces
@@ -32,6 +32,10 @@ from facevae.verbs.shards import shard_faces
 CHECKPOINTS = "checkpoints"
 CURVES = ("loss", "kl", "reconstruction", "psnr", "images_per_second", "learning_rate")
 SPLITS = ("train", "validation")
+LOST_WORKERS = 100
+"""how often a run with a range of workers starts anew after losing one; the same command goes on"""
+MINUTES_FOR_NODES = 30
+"""how long training waits for nodes that the autoscaler must add first"""
 
 
 def train_model(config: TrainConfig) -> dict[str, float]:
@@ -59,12 +63,7 @@ def train_model(config: TrainConfig) -> dict[str, float]:
     runtime.connect()
     nodes = runtime.nodes()
     check_places(_places(config), len(nodes))
-    plan = plan_workers(config.scaling, nodes)
-    if config.training.sync_batch_norm and not plan.use_gpu:
-        raise UserError(
-            "training.sync_batch_norm needs GPU workers, torch has no version for CPU: leave it "
-            "out, or give GPUs"
-        )
+    plan = plan_training(config, nodes)
     shards = _shards(config)
     manifest = read_manifest(shards)
     _check_data(config, shards, manifest)
@@ -149,7 +148,9 @@ def _fit(
 ) -> tuple[ray.train.Checkpoint, str | None]:
     """Run Ray Train; returns the newest checkpoint, and why MLflow lacks some metrics."""
     filesystem, path = storage.arrow_filesystem(config.output)
-    board = ray.remote(num_cpus=0)(ProgressBoard).remote()
+    # On the driver's node: on one of the workers' it would go with it.
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    board = ray.remote(num_cpus=0, label_selector=here)(ProgressBoard).remote()
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
@@ -159,12 +160,14 @@ def _fit(
             "started": run.started,
             "threads": plan.threads,
             "readers": plan.readers,
+            "reader_labels": plan.reader_labels,
             "progress": board,
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=plan.workers,
+            num_workers=_count(plan),
             use_gpu=plan.use_gpu,
             resources_per_worker=plan.resources(),
+            label_selector=plan.worker_labels or None,
         ),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
@@ -173,7 +176,8 @@ def _fit(
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=config.training.checkpoints_kept
             ),
-            failure_config=ray.train.FailureConfig(controller_failure_limit=3),
+            failure_config=_failures(plan),
+            callbacks=[StopAtMistakes()],
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -185,6 +189,36 @@ def _fit(
             raise _cause(error) from error
     assert result.checkpoint is not None, "the last step saves a checkpoint"
     return result.checkpoint, ray.get(board.lost.remote())
+
+
+def _count(plan: WorkerPlan) -> int | tuple[int, int]:
+    return plan.workers if plan.fewest == plan.workers else (plan.fewest, plan.workers)
+
+
+def _failures(plan: WorkerPlan) -> ray.train.FailureConfig:
+    """What training outlives.
+
+    Ray tries for a minute to start workers, and counts what failed over the whole run. A range of
+    workers is there to outlive lost nodes; each loss costs such a try, since Ray's count of nodes
+    lags behind.
+    """
+    if plan.fewest < plan.workers:
+        return ray.train.FailureConfig(
+            max_failures=LOST_WORKERS, controller_failure_limit=MINUTES_FOR_NODES + LOST_WORKERS
+        )
+    limit = MINUTES_FOR_NODES if plan.is_waiting else 3
+    return ray.train.FailureConfig(controller_failure_limit=limit)
+
+
+class StopAtMistakes(ray.train.UserCallback):  # type: ignore[misc]  # ray is not annotated
+    """Ends a run at what its user must mend, instead of starting workers anew to the same end."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise the first worker's mistake of the user's: an error here, Ray does not retry."""
+        for exception in worker_exceptions.values():
+            mistake = _mistake(exception)
+            if mistake is not None:
+                raise mistake
 
 
 def remove_unfinished(checkpoints: str) -> None:
@@ -201,14 +235,20 @@ def remove_unfinished(checkpoints: str) -> None:
 
 def _cause(error: Exception) -> Exception:
     """The worker's own exception if it is one that the user can mend, else Ray's."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        for exception in (failure, failure.__cause__):
-            if isinstance(exception, UserError):
-                return UserError(str(exception))
-            if isinstance(exception, OSError) and exception.errno in storage.WRITE_ERRORS:
-                reason = storage.WRITE_ERRORS[exception.errno]
-                return UserError(f"cannot write a checkpoint: {reason}")
-    return error
+    failures = [getattr(error, "controller_failure", None)]
+    failures += getattr(error, "worker_failures", {}).values()
+    return next(filter(None, map(_mistake, failures)), error)
+
+
+def _mistake(failure: BaseException | None) -> UserError | None:
+    """A failure as the mistake of the user's that caused it, if one did."""
+    while failure is not None:
+        if isinstance(failure, UserError):
+            return UserError(str(failure))
+        if isinstance(failure, OSError) and failure.errno in storage.WRITE_ERRORS:
+            return UserError(f"cannot write a checkpoint: {storage.WRITE_ERRORS[failure.errno]}")
+        failure = failure.__cause__
+    return None
 
 
 @contextmanager

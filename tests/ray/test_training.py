@@ -72,24 +72,20 @@ def test_the_run_folder_holds_model_pictures_and_figures(trained):
 
 
 def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, tmp_path):
-    """The state after step 3 and the last three steps give what six steps gave, bit for bit."""
-    output = tmp_path / "again"
-    shutil.copytree(trained, output)
-    (output / "result.json").unlink()
-    shutil.rmtree(output / "model")
-    run = RunId(f"sqlite:///{output}/mlflow.db", read_run_id(str(output)).run_id)
+    """The state after step 3 and the last three steps give what six steps gave, bit for bit.
+
+    Ray starts the most workers of a range that the cluster holds: two, as before.
+    """
+    output = killed_after_step_3(trained, tmp_path / "again")
+    run = RunId(f"sqlite:///{output}/mlflow.db", read_run_id(str(trained)).run_id)
     (output / "run.json").write_text(json.dumps(run._asdict()))
     metrics = _drop_after(run, "train/loss", 2)  # as if the server had been away from then on
-    # As if it had been killed after step 3.
-    snapshot = output / "checkpoints" / "checkpoint_manager_snapshot.json"
-    text = snapshot.read_text()
-    shutil.rmtree(output / "checkpoints" / LAST)
-    snapshot.write_text(_without_last(text))
-    train_model(config(shards, output, workers=2))
+    train_model(config(shards, output, workers=(1, 2)))
     again = load_training(output / "checkpoints" / LAST)
     before = load_training(trained / "checkpoints" / LAST)
     for name, weights in before.weights.items():
         assert torch.equal(weights, again.weights[name]), name
+    assert [row["train/workers"] for row in again.history if "train/workers" in row] == [2] * 6
     # Rows that were lost come from the checkpoint's history; those that are there stay single.
     client = MlflowClient(run.uri)
     assert metrics
@@ -109,6 +105,33 @@ def _drop_after(run: RunId, key: str, step: int) -> list[str]:
         store.execute("DELETE FROM metrics WHERE key = ? AND step > ?", (key, step))
         store.execute("UPDATE latest_metrics SET step = ? WHERE key = ?", (step, key))
         return [key for (key,) in store.execute("SELECT key FROM latest_metrics")]
+
+
+def test_a_run_goes_on_with_another_number_of_workers_and_says_so(
+    trained, shards, tmp_path, capsys
+):
+    output = killed_after_step_3(trained, tmp_path / "fewer")
+    train_model(config(shards, output, workers=(1, 1)))
+    assert "train: workers 2 -> 1 from step 4 on" in capsys.readouterr().err
+    history = load_training(output / "checkpoints" / LAST).history
+    workers = [(row["step"], row["train/workers"]) for row in history if "train/workers" in row]
+    assert workers == [(1, 2), (2, 2), (3, 2), (4, 1), (5, 1), (6, 1)]
+    run = read_run_id(str(output))
+    logged = MlflowClient(run.uri).get_metric_history(run.run_id, "train/workers")
+    assert [(metric.step, metric.value) for metric in logged] == workers
+
+
+def killed_after_step_3(trained: Path, output: Path) -> Path:
+    """A copy of a run's folder, as if it had been killed after step 3."""
+    shutil.copytree(trained, output)
+    for name in ("result.json", "run.json", "model"):
+        path = output / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    snapshot = output / "checkpoints" / "checkpoint_manager_snapshot.json"
+    text = snapshot.read_text()
+    shutil.rmtree(output / "checkpoints" / LAST)
+    snapshot.write_text(_without_last(text))
+    return output
 
 
 def _without_last(snapshot: str) -> str:
@@ -186,8 +209,12 @@ def test_every_way_of_naming_a_model_finds_it(trained, run):
         pass
 
 
-def test_a_loss_that_is_not_finite_stops_both_workers_and_names_step_and_term(shards, tmp_path):
-    broken = config(shards, tmp_path / "broken", workers=2, learning_rate=1e30, steps=20)
+@pytest.mark.parametrize("workers", [2, (1, 2)])
+def test_a_loss_that_is_not_finite_stops_all_workers_and_names_step_and_term(
+    shards, tmp_path, workers
+):
+    """Even where lost workers are started anew: the next would come to the same end."""
+    broken = config(shards, tmp_path / "broken", workers=workers, learning_rate=1e30, steps=20)
     with pytest.raises(UserError, match=r"loss term '\w+' is not finite at step \d+"):
         train_model(broken)
     run = read_run_id(str(tmp_path / "broken"))

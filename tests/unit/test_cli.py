@@ -38,7 +38,11 @@ def mistake(capsys, *words: str) -> str:
         ("train --training.learning_rate inf", "training.learning_rate: Input should be a finite"),
         ("train --loss.layers []", "loss.layers: List should have at least 1 item"),
         ("train --loss.layers conv1", "loss.layers: Input should be a list, found 'conv1'"),
-        ("train --training.global_batch_size 5 --scaling.workers 2", "choose a multiple"),
+        ("train --training.global_batch_size 5 --scaling.workers 6", "lower scaling.workers"),
+        ("train --scaling.workers [3,2]", "scaling: workers [3, 2] is no range"),
+        ("train --scaling.workers [2]", "scaling.workers: Input should be"),
+        ("train --scaling.workers 0", "greater than or equal to 1, found '0'"),
+        ("train --scaling.workers many", "scaling.workers: Input should be"),
         ("train --images DIR", "--images needs --attributes"),
         ("train --shards S --images DIR --attributes FILE", "give one"),
         ("train --attributes FILE", "--attributes needs --images"),
@@ -115,6 +119,20 @@ def test_a_verb_prints_one_line_a_figure(capsys, monkeypatch):
     assert (seen[0].loss.beta, seen[0].training.steps) == (0.7, 9)
 
 
+@pytest.mark.parametrize("flag", ["--dry_run", "--dry-run"])
+def test_a_dry_run_prints_the_plan_and_runs_nothing(capsys, monkeypatch, flag):
+    monkeypatch.setitem(cli.VERBS, "train", Verb("", "TrainConfig", Mock()))
+    monkeypatch.setattr(cli, "_plan", lambda name, config: [name, str(config.loss.beta)])
+    assert main(["train", flag, "--loss.beta", "0.7"]) == 0
+    assert capsys.readouterr().out == "train\n0.7\n"
+    cli.VERBS["train"].run.assert_not_called()
+
+
+def test_a_dry_run_of_what_does_not_fit_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_plan", Mock(side_effect=UserError("lower scaling.workers")))
+    assert mistake(capsys, "train", "--dry_run") == "facevae train: lower scaling.workers\n"
+
+
 @pytest.mark.parametrize("file_first", [True, False])
 def test_options_beat_the_file(tmp_path, file_first):
     path = tmp_path / "recipe.yaml"
@@ -135,6 +153,8 @@ def test_a_later_file_beats_an_earlier_one(tmp_path):
     "words",
     [
         "train --loss.beta 0.7 --sharding.crop [1,2,3,4] --loss.layers [conv1]",
+        "train --scaling.workers [2,8]",
+        "train --scaling.workers 3",
         "shards --sharding.crop square --images DIR --attributes FILE",
         "attributes --shards s --model m",
         "edit --model m --vectors v --editing.strengths [-1,0.5]",

@@ -64,16 +64,27 @@ def test_there_are_recipes():
     assert {path.stem for path in RECIPES} >= {"quickstart", "dfc_vae", "dfc_vae_resnet"}
 
 
-@pytest.mark.parametrize(("batch", "workers"), [(128, 1), (128, 128), (6, 3)])
-def test_a_batch_divides_by_the_workers(batch, workers):
-    accepted = TrainConfig(training={"global_batch_size": batch}, scaling={"workers": workers})
-    assert accepted.training.global_batch_size % accepted.scaling.workers == 0
+@pytest.mark.parametrize(
+    ("workers", "fewest", "most"), [(1, 1, 1), (128, 128, 128), (3, 3, 3), ([2, 8], 2, 8)]
+)
+def test_any_number_of_workers_shares_a_batch(workers, fewest, most):
+    scaling = TrainConfig(training={"global_batch_size": 128}, scaling={"workers": workers}).scaling
+    assert (scaling.fewest, scaling.most, scaling.is_elastic) == (fewest, most, fewest < most)
 
 
-@pytest.mark.parametrize(("batch", "workers"), [(128, 3), (2, 4), (5, 2)])
-def test_a_batch_that_does_not_divide_is_refused(batch, workers):
-    with pytest.raises(ValidationError, match=f"{batch} does not divide by scaling.workers"):
-        TrainConfig(training={"global_batch_size": batch}, scaling={"workers": workers})
+@pytest.mark.parametrize(
+    ("scaling", "problem"),
+    [
+        ({"workers": 6}, "5 has no image for some of 6 workers"),
+        ({"workers": [1, 6]}, "5 has no image for some of 6 workers"),
+        ({"workers": [3, 2]}, r"workers \[3, 2\] is no range"),
+        ({"workers": [0, 2]}, "greater than or equal to 1"),
+        ({"workers": [1, 2], "cpus_per_worker": 0.3}, "a multiple of 0.25"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused(scaling, problem):
+    with pytest.raises(ValidationError, match=problem):
+        TrainConfig(training={"global_batch_size": 5}, scaling=scaling)
 
 
 @pytest.mark.parametrize(

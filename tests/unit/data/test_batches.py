@@ -1,5 +1,7 @@
 """The epoch plan: each image once an epoch, the same batches on any number of ranks."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,14 +38,39 @@ def test_every_image_comes_once_an_epoch():
     assert not np.array_equal(rows[: order.rows], rows[order.rows : 2 * order.rows])
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_share_each_global_batch(ranks):
-    order, batch = plan(), 48
+def joined(order: EpochPlan, ranks: int, batch: int, start: int, stop: int) -> np.ndarray:
+    """The global batches that the shares of all ranks make up, one a row."""
+    shares = [Share(rank, ranks, batch, start, stop) for rank in range(ranks)]
+    parts = [sequence(order, share).reshape(-1, share.batch_size) for share in shares]
+    return np.concatenate(parts, axis=1)
+
+
+@pytest.mark.parametrize(("ranks", "batch"), [(2, 48), (4, 48), (2, 49), (3, 49), (5, 49), (3, 3)])
+def test_ranks_share_each_global_batch(ranks, batch):
+    order = plan()
     stop = 2 * order.rows // batch * batch
     whole = sequence(order, Share(0, 1, batch, 0, stop)).reshape(-1, batch)
-    shares = [sequence(order, Share(r, ranks, batch, 0, stop)) for r in range(ranks)]
-    joined = np.concatenate([share.reshape(len(whole), -1) for share in shares], axis=1)
-    np.testing.assert_array_equal(joined, whole)
+    np.testing.assert_array_equal(joined(order, ranks, batch, 0, stop), whole)
+
+
+def test_the_number_of_ranks_may_change_on_the_way():
+    order, batch, stop = plan(), 49, 60 * 49
+    whole = joined(order, 1, batch, 0, stop)
+    cursors = [0, 7 * batch, 31 * batch, stop]
+    parts = [
+        joined(order, ranks, batch, *span)
+        for ranks, span in zip((1, 2, 3), pairwise(cursors), strict=True)
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_the_order_of_groups_and_the_order_of_rows_are_drawn_apart(monkeypatch):
+    """Eight groups make one window; were the draws one stream, eight rows would follow them."""
+    order = EpochPlan(tuple(RowGroup(f"s{i}", 0, i, 1) for i in range(8)), seed=3)
+    for epoch in range(4):
+        (groups,) = order.windows(epoch)
+        names = [int(group.shard[1:]) for group in groups]
+        assert names != order.window(epoch, 0).order.tolist()
 
 
 @pytest.mark.parametrize("done", [0, 1, 37, 70])

@@ -12,6 +12,7 @@ from facevae.config import LossConfig, ModelConfig, TrainingConfig
 from facevae.errors import UserError
 from facevae.models import build_vae
 from facevae.pixels import denormalise, model_input, to_pixels
+from facevae.shares import rank_size, rank_slice
 from facevae.training import loop
 from facevae.training.loop import train, validate
 from facevae.training.step import Criterion, Rank, Trainee
@@ -149,7 +150,30 @@ def test_validation_is_the_plain_mean_over_images_in_eval_mode():
     assert metrics["validation/psnr"] == pytest.approx(psnr, rel=1e-4)
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_logged_means_count_each_image_once_though_shares_differ(ranks, monkeypatch):
+    sums: list[torch.Tensor] = []
+    monkeypatch.setattr(loop, "_summed", lambda values: sums.append(values.clone()) or values)
+    pixels = next(batches(1, 1))
+    for rank in range(ranks):
+        learner = trainee(Rank(rank, ranks), steps=1, validate_every=2)
+        learner.vae.eval()
+        train(learner, iter([pixels[rank_slice(4, rank, ranks)]]), HELD_OUT, 1, Ear(learner))
+    train_sums = sums[::2]
+    assert [float(each[2]) for each in train_sums] == [
+        rank_size(4, rank, ranks) for rank in range(ranks)
+    ]
+    monkeypatch.undo()
+    whole = trainee(steps=1)
+    whole.vae.eval()
+    terms = whole.loss(pixels, 1)
+    total = sum(train_sums).detach()
+    assert float(total[0] / total[2]) == pytest.approx(
+        float(terms.kl.detach().double().mean()), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_validation_does_not_depend_on_the_ranks(ranks, monkeypatch):
     whole = validate(trainee(), HELD_OUT)
     sums: list[torch.Tensor] = []

@@ -6,7 +6,7 @@ import pytest
 from facevae.config import ScalingConfig
 from facevae.data.batches import READ_CPUS
 from facevae.errors import UserError
-from facevae.runtime import Node
+from facevae.runtime import POOL_LABEL, Node
 from facevae.training.resources import WorkerPlan, plan_workers
 
 LAPTOP = [Node(2, 0)]
@@ -91,3 +91,117 @@ def test_whatever_is_planned_fits_and_leaves_the_readers_room(given):
                 k * plan.threads <= max(n.cpus, k) for n, k in zip(order, counts, strict=True)
             )
     assert planned > 250
+
+
+def test_a_range_reserves_what_the_most_could_have_but_never_too_little():
+    plan = plan_workers(ScalingConfig(workers=(1, 2)), LAPTOP)
+    assert (plan.fewest, plan.workers, plan.cpus, plan.readers) == (1, 2, 0.75, 1)
+    plan = plan_workers(ScalingConfig(workers=(2, 8)), [Node(8, 0), Node(8, 0)])
+    assert (plan.cpus, plan.threads, plan.readers) == (1.75, 2, 1)
+    plan = plan_workers(ScalingConfig(workers=(1, 64)), [Node(16, 0)])
+    assert plan.cpus == 2.75  # Ray starts five; with less each, no room is left for readers
+    assert plan_workers(ScalingConfig(workers=(2, 8)), BOX).resources() == {"CPU": 1, "GPU": 1}
+    full = plan_workers(ScalingConfig(workers=(2, 8)), [Node(8, 8)])
+    assert (full.cpus, full.readers) == (0.75, 1)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "nodes"),
+    [
+        (ScalingConfig(workers=(3, 8), cpus_per_worker=1), LAPTOP),
+        (ScalingConfig(workers=(1, 2), cpus_per_worker=1), LAPTOP),  # two leave no reader
+        (ScalingConfig(workers=(9, 12), gpu="yes"), BOX),
+    ],
+)
+def test_a_range_whose_fewest_or_fullest_does_not_fit_is_refused(scaling, nodes):
+    with pytest.raises(UserError, match=r"lower scaling\.workers"):
+        plan_workers(scaling, nodes)
+
+
+def ray_starts(plan: WorkerPlan, nodes: list[Node]) -> list[int]:
+    """The workers on each node that Ray's elastic policy starts, by its own count."""
+    left, counts = plan.workers, []
+    for node in nodes:
+        fitting = min(node.cpus // plan.cpus, node.gpus if plan.use_gpu else np.inf)
+        counts.append(int(min(left, fitting)))
+        left -= counts[-1]
+    return counts
+
+
+def test_a_range_leaves_readers_room_at_every_size_of_the_cluster():
+    rng = np.random.default_rng(1)
+    planned = 0
+    for _ in range(300):
+        nodes = [Node(float(rng.integers(0, 17)), float(rng.integers(0, 5))) for _ in range(4)]
+        fewest = int(rng.integers(1, 5))
+        scaling = ScalingConfig(workers=(fewest, fewest + int(rng.integers(1, 8))))
+        try:
+            plan = plan_workers(scaling, nodes)
+        except UserError:
+            continue
+        planned += 1
+        for size in range(1, 5):
+            living = [nodes[i] for i in rng.permutation(4)[:size]]
+            counts = ray_starts(plan, living)
+            if sum(counts) < fewest:
+                continue  # Ray waits
+            free = [n.cpus - k * plan.cpus for n, k in zip(living, counts, strict=True)]
+            assert sum(int(cpus // READ_CPUS) for cpus in free) >= sum(counts) * plan.readers
+            assert plan.readers >= 1
+    assert planned > 200
+
+
+GPU_NODE, DATA_NODE = Node(8, 4, pool="gpu"), Node(16, 0, pool="data")
+HEAD = Node(4, 0)
+
+
+def test_workers_and_readers_go_to_their_pools_and_count_the_cpus_there_alone():
+    plan = plan_workers(ScalingConfig(workers=4), [HEAD, GPU_NODE, DATA_NODE])
+    assert plan.worker_labels == {POOL_LABEL: "gpu"}
+    assert plan.reader_labels == {POOL_LABEL: "data"}
+    assert plan.readers == 8  # 64 places on the data node for 4 workers, capped
+    plan = plan_workers(ScalingConfig(workers=4), [HEAD, GPU_NODE, Node(1, 0, pool="data")])
+    assert plan.readers == 1
+    with pytest.raises(UserError, match="for reading do not fit"):
+        plan_workers(
+            ScalingConfig(workers=8), [HEAD, Node(64, 8, pool="gpu"), Node(1, 0, pool="data")]
+        )
+
+
+def test_without_a_pool_its_work_runs_anywhere():
+    plan = plan_workers(ScalingConfig(workers=4), [HEAD, Node(8, 4)])
+    assert (plan.worker_labels, plan.reader_labels) == ({}, {})
+    plan = plan_workers(ScalingConfig(workers=4), [HEAD, GPU_NODE])
+    assert (plan.worker_labels, plan.reader_labels) == ({POOL_LABEL: "gpu"}, {})
+
+
+def test_gpus_outside_the_pool_do_not_count_for_a_fixed_number():
+    with pytest.raises(UserError, match="the cluster has 4"):
+        plan_workers(ScalingConfig(workers=5, gpu="yes"), [Node(16, 8), GPU_NODE])
+
+
+def test_a_range_beside_stray_gpus_asks_for_the_gpu_alone():
+    """Ray counts every GPU for a range, so it may start workers on every GPU."""
+    plan = plan_workers(ScalingConfig(workers=(2, 12)), [Node(16, 8), GPU_NODE, DATA_NODE])
+    assert (plan.worker_labels, plan.reader_labels) == ({}, {POOL_LABEL: "data"})
+
+
+def test_a_range_grows_no_further_than_the_data_pool_can_read():
+    nodes = [Node(64, 8, pool="gpu"), Node(1, 0, pool="data")]
+    assert plan_workers(ScalingConfig(workers=(2, 8)), nodes).workers == 4
+
+
+def test_cpu_workers_leave_the_data_pool_its_readers():
+    plan = plan_workers(ScalingConfig(workers=2), [Node(8, 0), Node(2, 0, pool="data")])
+    assert (plan.worker_labels, plan.reader_labels) == ({}, {POOL_LABEL: "data"})
+    assert plan.cpus > 1.5  # two workers of 1.5 CPUs or fewer might fill the data node
+    anywhere = plan_workers(ScalingConfig(workers=(1, 2)), [Node(8, 0), DATA_NODE])
+    assert anywhere.reader_labels == {}
+
+
+def test_nodes_to_come_count_and_are_waited_for():
+    to_come = [GPU_NODE._replace(is_here=False)] * 2
+    plan = plan_workers(ScalingConfig(workers=8), [HEAD, *to_come, DATA_NODE])
+    assert (plan.use_gpu, plan.is_waiting) == (True, True)
+    here = plan_workers(ScalingConfig(workers=(4, 8)), [HEAD, GPU_NODE, *to_come, DATA_NODE])
+    assert not here.is_waiting

@@ -10,6 +10,7 @@ from facevae.config import LossConfig, ModelConfig, TrainingConfig
 from facevae.models import build_vae
 from facevae.models.perceptual import build_perceptual_network
 from facevae.pixels import denormalise, model_input
+from facevae.shares import rank_slice
 from facevae.training.step import Criterion, Rank, Trainee, chance, learning_rate
 
 CPU = torch.device("cpu")
@@ -32,27 +33,70 @@ def trainee(rank: Rank = Rank(0, 1), loss: LossConfig = LOSS, **training) -> Tra
 
 def gradients(learner: Trainee, images: torch.Tensor) -> list[torch.Tensor]:
     learner.vae.eval()  # batch statistics are the one thing that depends on the share
-    learner.loss(images, step=3).total.backward()
+    (learner.loss(images, step=3).total * learner.weight).backward()
     return [p.grad for p in learner.vae.parameters() if p.grad is not None]
 
 
-def test_one_worker_of_128_has_the_mean_gradient_of_two_of_64():
-    images = faces(128)
-    whole = gradients(trainee(global_batch_size=128), images)
-    halves = [
-        gradients(trainee(Rank(rank, 2), global_batch_size=128), images[rank * 64 :][:64])
-        for rank in (0, 1)
+@pytest.mark.parametrize(("batch", "ranks"), [(128, 2), (16, 3), (7, 3), (5, 5)])
+def test_the_mean_gradient_of_any_number_of_workers_is_that_of_one(batch, ranks):
+    """DDP takes the plain mean over ranks, though their shares differ."""
+    images = faces(batch)
+    whole = gradients(trainee(global_batch_size=batch), images)
+    shares = [
+        gradients(trainee(Rank(r, ranks), global_batch_size=batch), images[mine])
+        for r in range(ranks)
+        if (mine := rank_slice(batch, r, ranks))
     ]
-    for one, a, b in zip(whole, *halves, strict=True):
+    for one, *parts in zip(whole, *shares, strict=True):
         scale = one.abs().max()
-        torch.testing.assert_close((a + b) / 2 / scale, one / scale, rtol=0, atol=1e-5)
+        mean = torch.stack(parts).mean(dim=0)
+        torch.testing.assert_close(mean / scale, one / scale, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("batch", "ranks"), [(128, 2), (7, 3)])
+def test_a_step_of_many_workers_leaves_the_weights_of_one(batch, ranks):
+    images = faces(batch)
+    whole = trainee(global_batch_size=batch)
+    frozen_statistics(whole)(images, 1)
+    learners = [trainee(Rank(r, ranks), global_batch_size=batch) for r in range(ranks)]
+    means = average_of_backward(learners, images)
+    for parameter, mean in zip(learners[0].vae.parameters(), means, strict=True):
+        parameter.grad = mean
+    learners[0].optimizer.step()
+    pairs = zip(whole.vae.parameters(), learners[0].vae.parameters(), means, strict=True)
+    for one, many, gradient in pairs:
+        if gradient is not None:  # Adam's first step is the sign of what is not rounding
+            clear = gradient.abs() > 1e-4 * gradient.abs().max()
+            torch.testing.assert_close(many[clear], one[clear], rtol=0, atol=1e-6)
+
+
+def frozen_statistics(learner: Trainee) -> Trainee:
+    """Batch norm by its running statistics, since those of the batch depend on the share."""
+    learner.vae.eval()
+    return learner
+
+
+def average_of_backward(learners: list[Trainee], images: torch.Tensor) -> list[torch.Tensor | None]:
+    """What DDP leaves of the gradients of a step: their mean over ranks."""
+    steps = []
+    for learner in learners:
+        mine = rank_slice(len(images), *learner.rank)
+        frozen_statistics(learner).optimizer.step = lambda: None
+        learner(images[mine], 1)
+        steps.append([parameter.grad for parameter in learner.vae.parameters()])
+        del learner.optimizer.step
+    return [
+        None if grads[0] is None else torch.stack(grads).mean(dim=0)
+        for grads in zip(*steps, strict=True)
+    ]
 
 
 def test_the_draws_of_a_step_are_slices_of_the_global_ones():
     whole = chance(5, 7, 12, 0, 1, 4)
-    parts = [chance(5, 7, 12, rank, 3, 4) for rank in range(3)]
-    assert torch.equal(torch.cat([part.noise for part in parts]), whole.noise)
-    assert torch.equal(torch.cat([part.flip for part in parts]), whole.flip)
+    for ranks in (3, 5):
+        parts = [chance(5, 7, 12, rank, ranks, 4) for rank in range(ranks)]
+        assert torch.equal(torch.cat([part.noise for part in parts]), whole.noise)
+        assert torch.equal(torch.cat([part.flip for part in parts]), whole.flip)
     assert not torch.equal(chance(5, 8, 12, 0, 1, 4).noise, whole.noise)
     assert not torch.equal(chance(6, 7, 12, 0, 1, 4).noise, whole.noise)
 

@@ -1,0 +1,115 @@
+"""How much memory a training step and an encoder take, estimated without a GPU.
+
+Counted are weights, gradients, Adam's two moments, the moving average, the frozen face network and
+the activations that a step keeps for its backward pass; not counted is what a library needs beside
+(kernels' work space, allocators' reserves), for which a quarter of the activations is added.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from facevae.config import ModelConfig, TrainConfig
+from facevae.models import VAE, build_vae
+from facevae.models.perceptual import PerceptualNetwork, empty_perceptual_network
+from facevae.models.vae import Reconstruction
+from facevae.pixels import model_input
+from facevae.training.step import Criterion
+
+WORK_SPACE = 0.25
+"""share of the activations that is added for what is not counted"""
+PROCESS = 1.1e9
+"""bytes of a worker's process itself: Python, torch, Ray, MLflow, and CUDA's libraries on a GPU"""
+
+
+class StepMemory(NamedTuple):
+    """Bytes that one rank needs on its device."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    average: float
+    network: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """All of it, with the work space."""
+        return sum(self) + WORK_SPACE * self.activations
+
+
+def step_memory(config: TrainConfig, stored_size: int, batch_size: int) -> StepMemory:
+    """What a step over `batch_size` stored images of `stored_size` pixels a side needs.
+
+    Two small passes on this machine's CPU tell the activations of one image, and of none.
+    """
+    vae = build_vae(config.model)
+    network = None
+    if config.loss.reconstruction == "perceptual":
+        network = empty_perceptual_network(config.loss, vae.resize_method)
+    two, four = (_kept(config, vae, network, stored_size, count) for count in (2, 4))
+    each = (four - two) / 2
+    weights = _bytes((*vae.parameters(), *vae.buffers()))
+    parameters = _bytes(p for p in vae.parameters() if p.requires_grad)
+    return StepMemory(
+        weights=weights,
+        gradients=parameters,
+        optimizer=2 * parameters,
+        average=weights if config.training.ema_decay else 0.0,
+        network=_bytes((*network.parameters(), *network.buffers())) if network else 0.0,
+        activations=max(two - 2 * each, 0.0) + each * batch_size,
+    )
+
+
+def encoder_memory(model: ModelConfig, batch_size: int) -> float:
+    """Bytes that an encoder needs for its weights and one batch: its widest module, in and out."""
+    vae = build_vae(model).eval()
+    widest = 0.0
+
+    def measure(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal widest
+        widest = max(widest, _bytes(inputs) + _bytes([output]))
+
+    for module in vae.encoder.modules():
+        if not list(module.children()):
+            module.register_forward_hook(measure)
+    with torch.no_grad():
+        vae.encode(torch.zeros(1, 3, vae.image_size, vae.image_size))
+    weights = _bytes((*vae.parameters(), *vae.buffers()))
+    return weights + (1 + WORK_SPACE) * widest * batch_size
+
+
+def _kept(
+    config: TrainConfig,
+    vae: VAE,
+    network: PerceptualNetwork | None,
+    stored_size: int,
+    batch_size: int,
+) -> float:
+    """Bytes that the forward pass keeps for the backward pass, weights aside."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    criterion = Criterion(config.loss, network, torch.device("cpu"))
+    stored = torch.zeros(batch_size, stored_size, stored_size, 3, dtype=torch.uint8)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=config.training.precision == "bf16"),
+    ):
+        images = model_input(stored, vae.image_size, vae.resize_method)
+        noise = torch.zeros(batch_size, vae.latent_size)
+        terms = criterion(vae, Reconstruction(*vae(images, noise)), stored)
+    frozen = () if network is None else (*network.parameters(), *network.buffers())
+    for tensor in (*vae.parameters(), *vae.buffers(), *frozen):
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    del terms
+    return float(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
+
+
+def _bytes(tensors: Iterable[Tensor]) -> float:
+    return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors))

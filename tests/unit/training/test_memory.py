@@ -1,0 +1,58 @@
+"""Estimates of memory: exact where they can be, and linear in the batch."""
+
+import pytest
+import torch
+
+from facevae.config import ModelConfig, TrainConfig
+from facevae.models import build_vae
+from facevae.training.memory import encoder_memory, step_memory
+from facevae.training.step import Criterion, Trainee
+
+CONFIG = TrainConfig(model={"latent_size": 8}, training={"ema_decay": 0.9})
+
+
+def nbytes(tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def test_state_is_what_a_step_leaves():
+    pixel = CONFIG.model_copy(update={"loss": CONFIG.loss.model_copy(
+        update={"reconstruction": "pixel"})})  # fmt: skip
+    memory = step_memory(pixel, 64, 4)
+    vae = build_vae(pixel.model)
+    criterion = Criterion(pixel.loss, None, torch.device("cpu"))
+    config = pixel.training.model_copy(update={"global_batch_size": 4})
+    learner = Trainee(vae, criterion, config, torch.device("cpu"))
+    learner(torch.zeros(4, 64, 64, 3, dtype=torch.uint8), 1)
+    assert memory.gradients == nbytes(p.grad for p in vae.parameters() if p.grad is not None)
+    moments = [state[key] for state in learner.optimizer.state.values()
+               for key in ("exp_avg", "exp_avg_sq")]  # fmt: skip
+    assert memory.optimizer == nbytes(moments)
+    assert memory.average == memory.weights == nbytes((*vae.parameters(), *vae.buffers()))
+    assert memory.network == 0
+
+
+def test_activations_grow_with_the_images_and_halve_with_bf16():
+    one, two, four = (step_memory(CONFIG, 64, count).activations for count in (1, 2, 4))
+    assert four - two == pytest.approx(2 * (two - one))
+    wide = CONFIG.training.model_copy(update={"precision": "bf16"})
+    half = step_memory(CONFIG.model_copy(update={"training": wide}), 64, 128).activations
+    assert 0.4 < half / step_memory(CONFIG, 64, 128).activations < 0.8
+
+
+def test_the_face_network_is_counted_without_its_weights():
+    """Weights that are in no cache and no file: nothing is read or downloaded."""
+    loss = {"network": "inception_resnet_v1", "layers": ("Conv2d_1a_3x3",), "weights": "none.pt"}
+    judged = step_memory(TrainConfig(model={"latent_size": 8}, loss=loss), 64, 8)
+    assert judged.network == (3 * 3 * 3 * 32 + 32) * 4  # one convolution with its norm folded in
+    pixel = TrainConfig(model={"latent_size": 8}, loss={"reconstruction": "pixel"})
+    assert judged.activations > step_memory(pixel, 64, 8).activations
+
+
+def test_an_encoder_needs_its_weights_and_its_widest_maps():
+    model = ModelConfig(latent_size=8)
+    vae = build_vae(model)
+    weights = nbytes((*vae.parameters(), *vae.buffers()))
+    one, two = encoder_memory(model, 1), encoder_memory(model, 2)
+    assert one - (two - one) == pytest.approx(weights)
+    assert two - one > 64 * 64 * 3 * 4
