@@ -165,13 +165,16 @@ class ScalingConfig(Frozen):
         "at a time, with the same global batch and learning rate",
     )
     gpu: Literal["auto", "yes", "no"] = Field(
-        "auto", description="auto: one GPU a worker (nccl) if the cluster has enough, else CPU"
+        "auto",
+        description="auto: one GPU a worker (nccl) if the cluster has enough or can add them, "
+        "else CPU",
     )
     cpus_per_worker: float | None = Field(
         None,
         gt=0,
         description="logical CPUs reserved by each worker; none: an equal share of the cluster's "
-        "CPUs after those kept for reading (CPU training), or 1 (GPU training)",
+        "CPUs after those kept for reading (CPU training), or 1 (GPU training); with a range of "
+        "workers a share that leaves every node room for reading",
     )
 
     @property
@@ -255,7 +258,10 @@ class EncodingConfig(Frozen):
     """The pass that turns shards into latents and attribute vectors."""
 
     actors: int | None = Field(
-        None, ge=1, description="encoder actors; none: one a GPU, or one a CPU that can be spared"
+        None,
+        ge=1,
+        description="encoder actors; none: one a GPU, or one a CPU that can be spared, of the "
+        "nodes that are there",
     )
     gpu: Literal["auto", "yes", "no"] = Field(
         "auto", description="auto: encode on GPUs if the cluster has any"

@@ -32,7 +32,7 @@ from facevae.verbs.shards import shard_faces
 CHECKPOINTS = "checkpoints"
 CURVES = ("loss", "kl", "reconstruction", "psnr", "images_per_second", "learning_rate")
 SPLITS = ("train", "validation")
-LOST_WORKERS = 100
+LOST_WORKERS = 20
 """how often a run with a range of workers starts anew after losing one; the same command goes on"""
 MINUTES_FOR_NODES = 30
 """how long training waits for nodes that the autoscaler must add first"""

@@ -1,0 +1,166 @@
+"""Pools on real raylets: work goes where the labels say, and anywhere where there are none.
+
+Each scene is a cluster of its own, in a process and a folder of its own, beside the session's.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+SCENE = '''
+import json, os, sys
+from pathlib import Path
+
+import ray
+import ray.train
+import ray.train.torch
+from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
+
+from facevae import runtime
+from facevae.attributes.encode import encode_shards, plan_encoders
+from facevae.checkpoint import LoadedModel, ModelCard
+from facevae.config import EncodingConfig, ModelConfig, ShardsConfig
+from facevae.data.batches import Share, epoch_plan, training_batches
+from facevae.data.sharding import make_shards
+from facevae.data.sources import DrawnSource
+from facevae.models import build_vae
+
+folder, pools = sys.argv[1], json.loads(sys.argv[2])
+STORE = 80_000_000
+cluster = Cluster(initialize_head=True, head_node_args={
+    "num_cpus": 2, "include_dashboard": False, "object_store_memory": STORE})
+for pool in pools:
+    cluster.add_node(num_cpus=2, num_gpus=int(pool == "gpu"), labels={"facevae-pool": pool},
+                     object_store_memory=STORE)
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+pool_of = {node["NodeID"]: str(node["Labels"].get("facevae-pool")) for node in ray.nodes()}
+
+
+def places(name):
+    """The pools of the nodes that actors of a name were started on."""
+    actors = ray._private.state.actors().values()  # the public list needs a dashboard
+    return sorted({pool_of[actor["Address"]["NodeID"]] for actor in actors
+                   if actor["ActorClassName"] == f"MapWorker(MapBatches({name}))"
+                   and actor["Address"]["NodeID"] in pool_of})
+
+
+class Marked(DrawnSource):
+    """Leaves a file for each node that loads a face."""
+
+    def load(self, image_id):
+        Path(folder, "node-" + ray.get_runtime_context().get_node_id()).touch()
+        return super().load(image_id)
+
+
+nodes = runtime.nodes()
+found = {"nodes": [[n.cpus, n.gpus, n.pool, n.is_here] for n in nodes]}
+data = runtime.pool_labels(nodes, "data")
+
+settings = ShardsConfig(output=folder + "/shards", sharding={"image_size": 64,
+                        "images_per_shard": 20})
+manifest = make_shards(settings, Marked(160, 3), "run", data)
+found["WriteShard"] = sorted({pool_of[p.name[5:]] for p in Path(folder).glob("node-*")})
+
+plan = epoch_plan(manifest, "train", seed=5)
+batches = training_batches(settings.output, plan, Share(0, 1, 24, 0, 96), "cpu", 2, data)
+assert len(list(batches)) == 4
+found["ReadWindow"] = places("ReadWindow")
+
+model = ModelConfig(latent_size=4)
+loaded = LoadedModel(build_vae(model).eval(), ModelCard(model, 0, "s", "r"))
+encoding = EncodingConfig(gpu="no", batch_size=32)
+encode_shards(settings.output, manifest, loaded, encoding, plan_encoders(encoding, nodes),
+              folder + "/cpu")
+found["ReadAndEncodeShard"] = places("ReadAndEncodeShard")
+if "gpu" in pools:
+    encoding = EncodingConfig(gpu="yes", batch_size=32)
+    try:
+        encode_shards(settings.output, manifest, loaded, encoding, plan_encoders(encoding, nodes),
+                      folder + "/gpu")
+    except Exception as error:  # where the logical GPU is no real one
+        assert "CUDA" in str(error) or "NVIDIA" in str(error), error
+    found["EncodeShard"] = places("EncodeShard")
+
+
+def report(config):
+    node = ray.get_runtime_context().get_node_id()
+    Path(folder, f"worker-{ray.train.get_context().get_world_rank()}-{node}").touch()
+
+
+# A range of workers and labels at once, as `train` asks for them.
+ray.train.torch.TorchTrainer(
+    report,
+    scaling_config=ray.train.ScalingConfig(
+        num_workers=(1, 2), resources_per_worker={"CPU": 0.75},
+        label_selector=runtime.pool_labels(nodes, "gpu") or None),
+    run_config=ray.train.RunConfig(name="pools", storage_path=folder),
+).fit()
+workers = sorted(Path(folder).glob("worker-*"))
+found["workers"] = [pool_of[path.name.rpartition("-")[2]] for path in workers]
+
+record = autoscaler_pb2.ClusterConfig()
+for name, most in (("gpu-spot", 2), ("data", 1)):
+    group = record.node_group_configs.add()
+    group.name, group.max_count = name, most
+    group.resources.update({"CPU": 2, "GPU": int(name != "data")})
+ray._raylet.GcsClient(address=cluster.address).report_cluster_config(record.SerializeToString())
+found["to come"] = [[n.cpus, n.gpus, n.pool] for n in runtime.nodes() if not n.is_here]
+print(json.dumps(found))
+ray.shutdown()
+cluster.shutdown()
+'''
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """Runs the scene on a head and a node of each pool; what it found."""
+    # Its own: drivers without an address attach to the newest cluster of a folder of Ray's. And
+    # short: sockets allow paths of 107 characters only.
+    ray_folder = tempfile.mkdtemp(prefix="ray-")
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "RAY_TMPDIR": ray_folder,
+    }
+
+    def run(*pools: str) -> dict[str, list]:
+        done = subprocess.run(
+            [sys.executable, "-c", SCENE, str(tmp_path), json.dumps(pools)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    yield run
+    shutil.rmtree(ray_folder, ignore_errors=True)
+
+
+def test_work_goes_to_its_pool(scene):
+    found = scene("gpu", "data")
+    assert sorted(found["nodes"], key=str) == [
+        [2, 0, "data", True], [2, 0, None, True], [2, 1, "gpu", True],
+    ]  # fmt: skip
+    for decoding in ("WriteShard", "ReadWindow", "ReadAndEncodeShard"):
+        assert found[decoding] == ["data"], decoding
+    assert found["EncodeShard"] == ["gpu"]
+    assert found["workers"] == ["gpu", "gpu"]
+    assert found["to come"] == [[2, 1, "gpu"]]  # one of two is here, and the one of data
+
+
+def test_without_pools_all_work_runs_anywhere(scene):
+    found = scene()
+    for work in ("WriteShard", "ReadWindow", "ReadAndEncodeShard"):
+        assert found[work] == ["None"], work
+    assert set(found["workers"]) == {"None"}
+    assert found["to come"] == [[2, 1, "gpu"], [2, 1, "gpu"], [2, 0, "data"]]
