@@ -123,7 +123,13 @@ class TrainingState(NamedTuple):
     history: list[dict[str, float]]
 
 
-def save_training(folder: Path, state: TrainingState, card: ModelCard, config: Any) -> None:
+def save_training(
+    folder: Path,
+    state: TrainingState,
+    card: ModelCard,
+    config: Any,
+    submission_id: str | None = None,
+) -> None:
     """Write a training checkpoint: a model folder that training can go on from.
 
     Args:
@@ -131,6 +137,7 @@ def save_training(folder: Path, state: TrainingState, card: ModelCard, config: A
         state: what to go on from; the model is its average if it has one.
         card: the model's card.
         config: the resolved configuration, JSON-able.
+        submission_id: the Ray job that wrote it; none: none.
     """
     save_model(folder, state.average or state.weights, card)
     if state.average is not None:
@@ -140,6 +147,7 @@ def save_training(folder: Path, state: TrainingState, card: ModelCard, config: A
     value = {
         "step": state.step,
         "config": config,
+        "submission_id": submission_id,
         "history": state.history,
         "digests": {path.name: storage.file_digest(path) for path in beside if path.exists()},
     }

@@ -158,16 +158,9 @@ def node_groups() -> list[NodeGroup]:
     Raises:
         UserError: the variable is of another form.
     """
-    given = os.environ.get(GROUPS_VARIABLE)
-    if given:
-        try:
-            return _groups_of_types(json.loads(given))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{GROUPS_VARIABLE} is not of the form "
-                '{"gpu-spot": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 3}}: '
-                f"found {given[:80]}"
-            ) from error
+    declared = declared_groups()
+    if declared is not None:
+        return declared
     record = ray._private.state.state.get_cluster_config()
     if record is not None and record.node_group_configs:
         return [
@@ -181,6 +174,25 @@ def node_groups() -> list[NodeGroup]:
     types = dict(config.get("available_node_types", {}))
     types.pop(config.get("head_node_type"), None)
     return _groups_of_types(types)
+
+
+def declared_groups() -> list[NodeGroup] | None:
+    """The groups that FACEVAE_NODE_GROUPS names; none where it is not set.
+
+    Raises:
+        UserError: the variable is of another form.
+    """
+    given = os.environ.get(GROUPS_VARIABLE)
+    if not given:
+        return None
+    try:
+        return _groups_of_types(json.loads(given))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{GROUPS_VARIABLE} is not of the form "
+            '{"gpu-spot": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 3}}: '
+            f"found {given[:80]}"
+        ) from error
 
 
 def _groups_of_types(types: Mapping[str, Any]) -> list[NodeGroup]:

@@ -21,7 +21,7 @@ from ray.util.state.common import ListApiOptions, StateResource
 from ray.util.state.exception import RayStateApiException
 
 from facevae.errors import UserError
-from facevae.runtime import Node
+from facevae.runtime import GROUP_LABEL, Node, declared_groups, node_of, nodes_to_come
 from facevae.submission.request import JobRequest
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -139,12 +139,14 @@ class Cluster:
         self._jobs._do_request = _with_timeouts(self._jobs._do_request)
 
     def nodes(self) -> list[Node]:
-        """The logical resources of every living node."""
+        """Every living node, and those that FACEVAE_NODE_GROUPS says could be added."""
         options = ListApiOptions(limit=10_000, timeout=int(ANSWER_SECONDS), detail=True)
         with self._translated():
             states = self._states.list(StateResource.NODES, options, raise_on_missing_output=False)
-        alive = [state.resources_total for state in states if state.state == "ALIVE"]
-        return [Node(each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in alive]
+        alive = [state for state in states if state.state == "ALIVE"]
+        here = [node_of(state.resources_total, state.labels or {}) for state in alive]
+        groups = [(state.labels or {}).get(GROUP_LABEL) for state in alive]
+        return here + nodes_to_come(declared_groups() or [], here, groups)
 
     def submit(self, request: JobRequest) -> None:
         """Upload the folder, unless the cluster has it, and start the job.

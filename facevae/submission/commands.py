@@ -81,15 +81,10 @@ def check_resources(verb: str, config: Any, nodes: list[Node]) -> None:
     Raises:
         UserError: they cannot hold it; says what to change.
     """
-    # The plans import torch, which the other verbs need not wait for.
-    if verb in ("train", "quickstart"):
-        from facevae.training.resources import plan_workers
+    # The plans import torch, which following a job need not wait for.
+    from facevae.verbs.plan import describe_plan
 
-        plan_workers(config.scaling, nodes)
-    if verb in ("attributes", "quickstart"):
-        from facevae.attributes.encode import plan_encoders
-
-        plan_encoders(config.encoding, nodes)
+    describe_plan(verb, config, nodes)
 
 
 def _attach(cluster: Cluster, submission_id: str) -> int:

@@ -15,6 +15,7 @@ from facevae.tracking.models import (
 )
 from facevae.tracking.runs import Run, RunId
 from facevae.tracking.start import (
+    NODES_TAG,
     OUTPUT_TAG,
     SHARDS_RUN_TAG,
     TRAINING_RUN_TAG,
@@ -27,6 +28,7 @@ from facevae.tracking.start import (
 __all__ = [
     "CHECKPOINT",
     "MODEL_NAME",
+    "NODES_TAG",
     "OUTPUT_TAG",
     "SHARDS_RUN_TAG",
     "TRAINING_RUN_TAG",

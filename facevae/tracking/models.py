@@ -141,9 +141,10 @@ def _global_store(uri: str) -> Iterator[None]:
 
 def trained_by(model: str, card: ModelCard) -> RunId | None:
     """The training run of a model that is named by a folder; none if its store is not known."""
-    folder = Path(storage.absolute(model))
-    for place in (folder, folder.parent, folder.parent.parent, folder / "train"):
-        run = read_run_id(str(place))
+    folder = storage.absolute(model)
+    above = storage.parent(folder)
+    for place in (folder, above, storage.parent(above), storage.join(folder, "train")):
+        run = read_run_id(place)
         if run is not None and run.run_id == card.run_id:
             return run
     return None

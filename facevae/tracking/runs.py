@@ -118,14 +118,17 @@ class Run:
         """Log a JSON-able value as an artifact."""
         self.call(lambda: self._client.log_dict(self.id.run_id, value, name))
 
-    def tags(self, values: Mapping[str, str]) -> None:
-        """Set tags."""
+    def tags(self, values: Mapping[str, str], *, wait: bool = True) -> None:
+        """Set tags; in the background if nothing waits for them."""
 
         def send() -> None:
             for key, value in values.items():
                 self._client.set_tag(self.id.run_id, key, value)
 
-        self.call(send)
+        if wait:
+            self.call(send)
+        else:
+            self.delivery.put(lambda _: send(), [None])
 
     def dataset(self, name: str, digest: str, context: str) -> None:
         """Log which data the run used; MLflow keeps the first 36 digits of a digest."""

@@ -34,6 +34,8 @@ TRAINING_RUN_TAG = "facevae.training_run"
 SHARDS_RUN_TAG = "facevae.shards_run"
 VECTORS_RUN_TAG = "facevae.attributes_run"
 OUTPUT_TAG = "facevae.output"
+SUBMISSION_TAG = "facevae.submission_id"
+NODES_TAG = "facevae.nodes"
 RUN_FILE = "run.json"
 
 
@@ -50,7 +52,7 @@ def start_run(
     settings: Mapping[str, Any],
     *,
     model_run: RunId | None = None,
-    tags: Mapping[str, str] | None = None,
+    submission_id: str | None = None,
 ) -> Iterator[Run]:
     """A run that lasts as long as the block, and ends as FINISHED, KILLED or FAILED.
 
@@ -64,15 +66,17 @@ def start_run(
         output: its folder.
         settings: its resolved configuration, JSON-able.
         model_run: the training run whose model is used.
-        tags: more tags.
+        submission_id: the Ray job that this is; none: none.
 
     Raises:
         UserError: the store cannot be reached or written to, found within seconds; or at the end,
             it was away for longer than `config.patience_seconds`.
     """
     uri = store_uri(config, output, model_run)
-    given = {"facevae.verb": verb, OUTPUT_TAG: storage.absolute(output), **_code_version()}
-    run = _open(uri, config, verb, output, settings, given | dict(tags or {}))
+    tags = {"facevae.verb": verb, OUTPUT_TAG: storage.absolute(output), **_code_version()}
+    if submission_id is not None:
+        tags[SUBMISSION_TAG] = submission_id
+    run = _open(uri, config, verb, output, settings, tags)
     try:
         with system_metrics(run) if config.system_metrics else contextlib.nullcontext():
             yield run

@@ -12,6 +12,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from facevae import figures, storage
@@ -22,7 +23,7 @@ from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UserError
 from facevae.models import VAE, build_vae
 from facevae.models.perceptual import PerceptualNetwork, build_perceptual_network
-from facevae.tracking import Run, RunId
+from facevae.tracking import NODES_TAG, Run, RunId
 from facevae.training.loop import WORKERS, Metrics, train
 from facevae.training.step import Criterion, Rank, Trainee
 
@@ -32,8 +33,8 @@ def train_worker(job: dict[str, Any]) -> None:
 
     Args:
         job: `config` (a TrainConfig as JSON), `shards` (folder), `run` (RunId as a tuple),
-            `started` (when the run began), `threads`, `readers`, `reader_labels`, and `progress`
-            (a ProgressBoard actor).
+            `started` (when the run began), `submission_id` (of the Ray job, or none), `threads`,
+            `readers`, `reader_labels`, and `progress` (a ProgressBoard actor).
     """
     torch.set_num_threads(job["threads"])
     config = TrainConfig.model_validate(job["config"])
@@ -48,8 +49,7 @@ def train_worker(job: dict[str, Any]) -> None:
     if done >= config.training.steps:
         listener.finish()
         return
-    if rank.rank == 0:
-        listener.start(done + 1)
+    listener.start(done + 1, _addresses(rank))
     batch_size = config.training.global_batch_size
     share = Share(*rank, batch_size, done * batch_size, config.training.steps * batch_size)
     plan = epoch_plan(manifest, "train", config.training.seed)
@@ -59,6 +59,14 @@ def train_worker(job: dict[str, Any]) -> None:
     held_out = spread_images(job["shards"], manifest, "val", config.training.validation_images)
     train(trainee, (batch.pixels for batch in batches), held_out, done + 1, listener)
     listener.finish()
+
+
+def _addresses(rank: Rank) -> list[str]:
+    """The node of every rank, in order."""
+    addresses = [ray.util.get_node_ip_address()] * rank.ranks
+    if dist.is_initialized():
+        dist.all_gather_object(addresses, addresses[rank.rank])
+    return addresses
 
 
 def _trainee(config: TrainConfig, rank: Rank) -> Trainee:
@@ -106,7 +114,7 @@ class _Listener:
     ) -> None:
         self._trainee, self._config, self._history = trainee, config, history
         self._shards_digest, self._board = manifest.digest, job["progress"]
-        self._run_id = RunId(*job["run"])
+        self._run_id, self._submission_id = RunId(*job["run"]), job["submission_id"]
         self._run = None
         if trainee.rank.rank == 0:
             self._run = Run(
@@ -138,8 +146,11 @@ class _Listener:
     def _grid(self, step: int) -> str:
         return storage.join(self._config.output, "grids", f"step_{step:06d}.png")
 
-    def start(self, step: int) -> None:
-        """Say from which step on another number of workers trains."""
+    def start(self, step: int, addresses: list[str]) -> None:
+        """Tell where the ranks are, and from which step on another number of them trains."""
+        if self._run is None:
+            return
+        self._run.tags({NODES_TAG: ", ".join(addresses)}, wait=False)
         now = float(self._trainee.rank.ranks)
         before = next((row[WORKERS] for row in reversed(self._history) if WORKERS in row), now)
         if now != before:
@@ -174,7 +185,8 @@ class _Listener:
         config = self._config.model_dump(mode="json")
         try:
             with storage.writing_to(str(folder)):
-                save_training(folder, self._trainee.state(step, self._history), card, config)
+                state = self._trainee.state(step, self._history)
+                save_training(folder, state, card, config, self._submission_id)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -26,7 +26,7 @@ from facevae.tracking import (
     start_run,
     trained_by,
 )
-from facevae.verbs.places import check_places
+from facevae.verbs.places import check_places, places_of
 
 VECTORS = "attribute_vectors.h5"
 MAX_REJECTED = 0.001
@@ -57,11 +57,18 @@ def compute_attributes(config: AttributesConfig) -> dict[str, float]:
         return dict(storage.read_json(result))
     runtime.connect()
     nodes = runtime.nodes()
-    check_places({"--output": output, "--shards": folder}, len(nodes))
+    check_places(places_of(config), len(nodes))
     plan = plan_encoders(config.encoding, nodes)
     settings = config.model_dump(mode="json")
     training_run = trained_by(config.model, model.card)
-    with start_run(config.tracking, "attributes", output, settings, model_run=training_run) as run:
+    with start_run(
+        config.tracking,
+        "attributes",
+        output,
+        settings,
+        model_run=training_run,
+        submission_id=runtime.submission_id(),
+    ) as run:
         run.tags({TRAINING_RUN_TAG: model.card.run_id, SHARDS_RUN_TAG: manifest.run_id or ""})
         run.dataset("shards", manifest.digest, "encoding")
         started = time.perf_counter()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from facevae import figures, storage
+from facevae import figures, runtime, storage
 from facevae.attributes.vector_file import read_vectors
 from facevae.checkpoint import load_model
 from facevae.config import EditConfig
@@ -42,7 +42,14 @@ def edit_faces(config: EditConfig) -> dict[str, float]:
     storage.make_folder(output)
     settings = config.model_dump(mode="json")
     training_run = trained_by(config.model, card)
-    with start_run(config.tracking, "edit", output, settings, model_run=training_run) as run:
+    with start_run(
+        config.tracking,
+        "edit",
+        output,
+        settings,
+        model_run=training_run,
+        submission_id=runtime.submission_id(),
+    ) as run:
         vectors_run = read_run_id(str(uri).rpartition("/")[0])
         run.tags(
             {

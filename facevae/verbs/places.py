@@ -4,10 +4,26 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from facevae import storage
+from facevae.config import AttributesConfig, ShardsConfig, TrainConfig
 from facevae.errors import UserError
+from facevae.models.perceptual_weights import own_weights_file
+from facevae.tracking import store_uri
 
 UPLOADS = "working_dir_files"
 """the folder below which Ray unpacks what a job was submitted with"""
+
+
+def places_of(config: ShardsConfig | TrainConfig | AttributesConfig) -> dict[str, str | None]:
+    """What a verb reads and writes on all machines, by the option that names it; none: nothing."""
+    places: dict[str, str | None] = {}
+    for name in ("output", "shards", "images"):
+        place = getattr(config, name, None)
+        places[f"--{name}"] = storage.absolute(place) if place else None
+    if isinstance(config, TrainConfig):
+        weights = own_weights_file(config.loss)
+        places["--loss.weights"] = str(weights) if weights else None
+        places["--tracking.uri"] = _sqlite_file(store_uri(config.tracking, config.output))
+    return places
 
 
 def check_places(places: Mapping[str, str | None], machines: int) -> None:
@@ -36,7 +52,7 @@ def check_places(places: Mapping[str, str | None], machines: int) -> None:
             )
 
 
-def sqlite_file(store: str) -> str | None:
+def _sqlite_file(store: str) -> str | None:
     """The file of an SQLite tracking store; none: the store is a server."""
     path = store.removeprefix("sqlite:///")
     return None if path == store else path

@@ -32,6 +32,7 @@ from facevae.shares import rank_size
 from facevae.tracking import model_folder
 from facevae.training.memory import PROCESS, StepMemory, encoder_memory, step_memory
 from facevae.training.resources import WorkerPlan, plan_training, workers_on
+from facevae.verbs.places import check_places, places_of
 
 GIB = 2.0**30
 READER = 0.6e9
@@ -86,6 +87,8 @@ def describe_plan(
         "edit": _edit_plan,
         "quickstart": _quickstart_plan,
     }
+    if is_cluster and verb != "edit":
+        check_places(places_of(config), len(nodes))
     return [*_nodes(nodes), *plans[verb](config, nodes, is_cluster)]
 
 

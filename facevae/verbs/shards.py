@@ -6,7 +6,7 @@ from facevae.data.sharding import make_shards, prepare_shards
 from facevae.data.shards import Manifest, read_manifest
 from facevae.progress import say
 from facevae.tracking import start_run
-from facevae.verbs.places import check_places
+from facevae.verbs.places import check_places, places_of
 
 
 def shard_faces(config: ShardsConfig) -> dict[str, float]:
@@ -24,10 +24,11 @@ def shard_faces(config: ShardsConfig) -> dict[str, float]:
         say(f"already done: {config.output}")
         return _figures(read_manifest(config.output))
     runtime.connect()
-    images = config.images and storage.absolute(config.images)
-    check_places({"--output": config.output, "--images": images}, len(runtime.nodes()))
+    check_places(places_of(config), len(runtime.nodes()))
     settings = config.model_dump(mode="json")
-    with start_run(config.tracking, "shards", config.output, settings) as run:
+    with start_run(
+        config.tracking, "shards", config.output, settings, submission_id=runtime.submission_id()
+    ) as run:
         labels = runtime.pool_labels(runtime.nodes(), "data")
         manifest = make_shards(config, source, run.id.run_id, labels)
         run.dataset("shards", manifest.digest, "written")

@@ -19,14 +19,14 @@ from facevae.data.batches import spread_images
 from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UserError
 from facevae.models.perceptual import check_perceptual_network
-from facevae.models.perceptual_weights import own_weights_file, perceptual_weights_digest
+from facevae.models.perceptual_weights import perceptual_weights_digest
 from facevae.pixels import crop_and_resize
 from facevae.progress import progress, say
 from facevae.tracking import MODEL_NAME, SHARDS_RUN_TAG, Run, log_model, start_run, store_uri
 from facevae.training.loop import Metrics
 from facevae.training.resources import WorkerPlan, plan_training
 from facevae.training.worker import ProgressBoard, train_worker
-from facevae.verbs.places import check_places, sqlite_file
+from facevae.verbs.places import check_places, places_of
 from facevae.verbs.shards import shard_faces
 
 CHECKPOINTS = "checkpoints"
@@ -62,7 +62,7 @@ def train_model(config: TrainConfig) -> dict[str, float]:
         return dict(storage.read_json(result))
     runtime.connect()
     nodes = runtime.nodes()
-    check_places(_places(config), len(nodes))
+    check_places(places_of(config), len(nodes))
     plan = plan_training(config, nodes)
     shards = _shards(config)
     manifest = read_manifest(shards)
@@ -70,7 +70,13 @@ def train_model(config: TrainConfig) -> dict[str, float]:
     judge = {}
     if config.loss.reconstruction == "perceptual":
         judge = {"facevae.perceptual_weights": perceptual_weights_digest(config.loss)}
-    with start_run(config.tracking, "train", output, config.model_dump(mode="json")) as run:
+    with start_run(
+        config.tracking,
+        "train",
+        output,
+        config.model_dump(mode="json"),
+        submission_id=runtime.submission_id(),
+    ) as run:
         run.dataset(shards.rpartition("/")[2], manifest.digest, "training")
         run.tags({SHARDS_RUN_TAG: manifest.run_id or "", **judge})
         checkpoint, lost = _fit(config, plan, shards, run)
@@ -81,18 +87,6 @@ def train_model(config: TrainConfig) -> dict[str, float]:
         metrics = _publish(config, shards, manifest, history, run)
     storage.write_json(result, metrics)
     return metrics
-
-
-def _places(config: TrainConfig) -> dict[str, str | None]:
-    """What workers on any machine read and write."""
-    weights = own_weights_file(config.loss)
-    return {
-        "--output": config.output,
-        "--shards": config.shards and storage.absolute(config.shards),
-        "--images": config.images and storage.absolute(config.images),
-        "--loss.weights": str(weights) if weights else None,
-        "--tracking.uri": sqlite_file(store_uri(config.tracking, config.output)),
-    }
 
 
 def _claim(output: str, config: TrainConfig) -> None:
@@ -158,6 +152,7 @@ def _fit(
             "shards": shards,
             "run": tuple(run.id),
             "started": run.started,
+            "submission_id": runtime.submission_id(),
             "threads": plan.threads,
             "readers": plan.readers,
             "reader_labels": plan.reader_labels,

@@ -3,8 +3,9 @@
 import pytest
 
 from facevae import storage
+from facevae.cli import parse
 from facevae.errors import UserError
-from facevae.verbs.places import check_places, sqlite_file
+from facevae.verbs.places import check_places, places_of
 
 
 @pytest.fixture
@@ -43,6 +44,20 @@ def test_the_file_system_of_a_path_is_that_of_its_deepest_mount(tmp_path):
     assert storage.file_system_type(str(tmp_path / "not" / "yet")) != "unknown"
 
 
-def test_sqlite_stores_have_a_file_and_servers_do_not():
-    assert sqlite_file("sqlite:////data/mlflow.db") == "/data/mlflow.db"
-    assert sqlite_file("http://127.0.0.1:5000") is None
+def test_the_places_of_training_are_all_that_its_workers_read_and_write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--output", "run", "--images", "faces", "--attributes", "labels.txt",
+             "--loss.network", "inception_resnet_v1", "--loss.layers", "[Conv2d_1a_3x3]",
+             "--loss.weights", "facenet.pt"]  # fmt: skip
+    here = str(tmp_path)
+    assert places_of(parse("train", words)) == {
+        "--output": f"{here}/run",
+        "--shards": None,
+        "--images": f"{here}/faces",
+        "--loss.weights": f"{here}/facenet.pt",
+        "--tracking.uri": f"{here}/run/mlflow.db",
+    }
+    words = ["--shards", "s3://b/faces", "--tracking.uri", "http://mlflow:5000"]
+    places = places_of(parse("train", words))
+    assert (places["--shards"], places["--tracking.uri"]) == ("s3://b/faces", None)
+    assert places["--loss.weights"] is None

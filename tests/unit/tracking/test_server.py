@@ -191,7 +191,7 @@ def test_all_arrives_once_through_a_server_killed_and_started_again(
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
     settings = config(server.uri, system_metrics=True)
     step = 0
-    with start_run(settings, "test", str(tmp_path), {"a": 1}, tags={"facevae.job": "j"}) as run:
+    with start_run(settings, "test", str(tmp_path), {"a": 1}, submission_id="j") as run:
         restarted = threading.Event()
 
         def restart():
@@ -215,7 +215,7 @@ def test_all_arrives_once_through_a_server_killed_and_started_again(
     assert record.info.status == "FINISHED"
     assert record.data.params == {"a": "1"}
     tags = record.data.tags
-    assert (tags["facevae.job"], tags["facevae.output"], tags["late"]) == (
+    assert (tags["facevae.submission_id"], tags["facevae.output"], tags["late"]) == (
         "j",
         str(tmp_path),
         "yes",
