@@ -20,23 +20,36 @@ def shard_faces(config: ShardsConfig) -> dict[str, float]:
     """
     config = config.model_copy(update={"output": storage.absolute(config.output)})
     source = prepare_shards(config)
-    if storage.exists(storage.join(config.output, "manifest.json")):
+    result = storage.join(config.output, "result.json")
+    is_written = storage.exists(storage.join(config.output, "manifest.json"))
+    if is_written and storage.exists(result):
         say(f"already done: {config.output}")
         return _figures(read_manifest(config.output))
-    runtime.connect()
-    check_places(places_of(config), len(runtime.nodes()))
+    labels = {} if is_written else _prepare_cluster(config)
     settings = config.model_dump(mode="json")
     with start_run(
         config.tracking, "shards", config.output, settings, submission_id=runtime.submission_id()
     ) as run:
-        labels = runtime.pool_labels(runtime.nodes(), "data")
-        manifest = make_shards(config, source, run.id.run_id, labels)
+        # An earlier try may have written all and then lost the tracking server.
+        manifest = (
+            read_manifest(config.output)
+            if is_written
+            else make_shards(config, source, run.id.run_id, labels)
+        )
         run.dataset("shards", manifest.digest, "written")
         figures = _figures(manifest)
         run.metrics(0, figures)
         run.json("quarantined.json", manifest.quarantined)
-    storage.write_json(storage.join(config.output, "result.json"), figures)
+    storage.write_json(result, figures)
     return figures
+
+
+def _prepare_cluster(config: ShardsConfig) -> dict[str, str]:
+    """Attach to the cluster; returns the labels of the nodes that write shards."""
+    runtime.connect()
+    nodes = runtime.nodes()
+    check_places(places_of(config), len(nodes))
+    return runtime.pool_labels(nodes, "data")
 
 
 def _figures(manifest: Manifest) -> dict[str, float]:
