@@ -97,6 +97,16 @@ def test_the_image_holds_the_program_and_nothing_else():
     assert not [each for each in files if each.endswith(".env") or "__pycache__" in each]
 
 
+def test_the_program_of_the_tracking_server_is_in_the_image_where_it_is_called(cluster_folder):
+    callers = [cluster_folder / "compose.yaml", cluster_folder / "kuberay" / "mlflow.yaml"]
+    called = {
+        path for each in callers for path in re.findall(r"/opt/facevae/(\S+\w)", each.read_text())
+    }
+    assert words_of("WORKDIR")[-1] == "/opt/facevae"
+    assert called == {"cluster/mlflow/serve"}
+    assert os.access(REPOSITORY / "cluster/mlflow/serve", os.X_OK)
+
+
 # --- the pip layer -------------------------------------------------------------------------------
 
 
