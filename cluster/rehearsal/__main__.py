@@ -9,11 +9,10 @@ nothing else. All data is gone after `down`: the S3 server keeps it in memory.
 import argparse
 import os
 import shlex
-import signal
 import sys
 from pathlib import Path
 
-from processes import Cluster, StartError, end
+from processes import Cluster, StartError, kill
 from services import REPOSITORY, start_again, up
 
 FOLDER = Path(os.environ.get("FACEVAE_CLUSTER", REPOSITORY / "runs" / "cluster"))
@@ -55,7 +54,7 @@ def main() -> int:
         elif arguments.verb == "env":
             print(exports(cluster))
         elif arguments.verb == "kill":
-            end(cluster.part(arguments.part), signal.SIGKILL)
+            kill(cluster.part(arguments.part))
         elif arguments.verb == "start":
             start_again(cluster, arguments.part)
         else:

@@ -4,7 +4,6 @@ import json
 import os
 import pwd
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -128,8 +127,7 @@ class Cluster:
     def end(self) -> None:
         """End every process, the last one first, and remove the data."""
         for part in reversed(self.parts.values()):
-            # SIGINT makes Postgres break off its connections instead of waiting for them.
-            end(part, signal.SIGINT if part.name == "postgres" else signal.SIGTERM)
+            kill(part)
         if self.data != Path():
             shutil.rmtree(self.data, ignore_errors=True)
         self._file.unlink(missing_ok=True)
@@ -158,19 +156,16 @@ def running(part: Part) -> psutil.Process | None:
     return None
 
 
-def end(part: Part, first: signal.Signals) -> None:
-    """End a process by a signal, and all that it started if that does not."""
+def kill(part: Part) -> None:
+    """End a process and all that it started, at once: nothing of it is to be kept."""
     process = running(part)
     if process is None:
         return
     family = [process, *process.children(recursive=True)]
-    process.send_signal(first)
-    psutil.wait_procs([process], timeout=20)
-    _, alive = psutil.wait_procs(family, timeout=2 if first != signal.SIGKILL else 0)
-    for each in alive:
+    for each in family:
         with suppress(psutil.NoSuchProcess):
             each.kill()
-    psutil.wait_procs(alive, timeout=5)
+    psutil.wait_procs(family, timeout=10)
 
 
 def _clean_environment() -> dict[str, str]:

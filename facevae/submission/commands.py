@@ -9,7 +9,6 @@ from typing import Any
 
 from facevae.errors import UserError
 from facevae.progress import say
-from facevae.runtime import Node
 from facevae.submission.cluster import Cluster, Job, UnreachableError, cluster_address
 from facevae.submission.follow import follow, job_log
 from facevae.submission.options import Options
@@ -56,7 +55,13 @@ def _submit(address: str, options: Options, config: Any) -> int:
     )
     submission_id = request.submission_id
     cluster = Cluster(address)
-    check_resources(options.verb, config, cluster.nodes())
+    # The plan imports torch, which following a job need not wait for.
+    from facevae.verbs.plan import describe_plan
+
+    plan = describe_plan(options.verb, config, cluster.nodes())
+    if options.dry_run:
+        print("\n".join(plan))
+        return 0
     taken = cluster.job(submission_id)
     if taken is not None:
         raise UserError(
@@ -73,18 +78,6 @@ def _submit(address: str, options: Options, config: Any) -> int:
         print(submission_id)
         return 0
     return _follow(cluster, submission_id)
-
-
-def check_resources(verb: str, config: Any, nodes: list[Node]) -> None:
-    """Work out what the verb reserves on these nodes, as it does itself when it starts.
-
-    Raises:
-        UserError: they cannot hold it; says what to change.
-    """
-    # The plans import torch, which following a job need not wait for.
-    from facevae.verbs.plan import describe_plan
-
-    describe_plan(verb, config, nodes)
 
 
 def _attach(cluster: Cluster, submission_id: str) -> int:

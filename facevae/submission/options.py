@@ -9,7 +9,7 @@ from facevae.errors import UserError
 
 USAGE = """\
 usage: facevae submit VERB [the verb's options] [--address URL] [--submission_id ID]
-                      [--working_dir DIR] [--no_wait]
+                      [--working_dir DIR] [--no_wait] [--dry_run]
        facevae submit --attach ID | --stop ID | --list   [--address URL]
 
 Run a verb as a job of a Ray cluster. Its log is shown until it ends, and its exit code is
@@ -21,6 +21,7 @@ returned (143 if it was stopped); Ctrl-C leaves it running.
   --working_dir DIR    the source folder to upload, without what .gitignore and .rayignore name;
                        else the current one
   --no_wait            print the job's id and return
+  --dry_run            print what the verb would take of the cluster, and send nothing
   --attach ID          show a job's log from its start, and follow it
   --stop ID            stop a job, and wait until it is stopped
   --list               list the cluster's jobs, newest first
@@ -37,6 +38,7 @@ class Options(NamedTuple):
     submission_id: str | None
     working_dir: str
     no_wait: bool
+    dry_run: bool
     attach: str | None
     stop: str | None
     list: bool
@@ -54,6 +56,7 @@ def read_options(words: Sequence[str]) -> Options:
     parser.add_argument("--submission_id", "--submission-id")
     parser.add_argument("--working_dir", "--working-dir", default=".")
     parser.add_argument("--no_wait", "--no-wait", action="store_true")
+    parser.add_argument("--dry_run", "--dry-run", action="store_true")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--attach")
     action.add_argument("--stop")
@@ -65,8 +68,10 @@ def read_options(words: Sequence[str]) -> Options:
     has_action = known.list or known.attach is not None or known.stop is not None
     if has_action and rest:
         raise UserError(f"--attach, --stop and --list take no verb or settings, found {rest[0]}")
-    if has_action and (known.submission_id is not None or known.no_wait):
-        raise UserError("--submission_id and --no_wait belong to a new job, not to one that exists")
+    if has_action and (known.submission_id is not None or known.no_wait or known.dry_run):
+        raise UserError(
+            "--submission_id, --no_wait and --dry_run belong to a new job, not to one that exists"
+        )
     if not has_action and (not rest or rest[0].startswith("-")):
         raise UserError("name the verb first, or --attach, --stop or --list; see --help")
     for submission_id in (known.submission_id, known.attach, known.stop):

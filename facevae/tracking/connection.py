@@ -22,6 +22,7 @@ def prepare() -> None:
     """Set MLflow's patience with one request, and its loggers to errors only."""
     # MLflow prints there where a run can be seen; standard output is for the figures.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name, value in HTTP_SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):

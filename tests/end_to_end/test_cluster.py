@@ -19,6 +19,8 @@ import requests
 from mlflow import MlflowClient
 from PIL import Image
 
+from facevae import storage
+from facevae.submission import cluster as submission
 from tests.end_to_end.browser import CHROMIUM, screenshot
 
 REPOSITORY = Path(__file__).parents[2]
@@ -132,19 +134,15 @@ def test_runs_name_those_whose_results_they_used(runs):
 
 
 def test_jobs_runs_and_checkpoints_name_each_other(rehearsal, runs):
-    from ray.job_submission import JobSubmissionClient
-
-    (job,) = [
-        job
-        for job in JobSubmissionClient(rehearsal["RAY_API_SERVER_ADDRESS"]).list_jobs()
-        if job.submission_id == "second"
-    ]
+    job = submission.Cluster(submission.cluster_address(None, rehearsal)).job("second")
+    assert job is not None
     run = runs["second"]
     assert job.metadata["facevae.output"] == run.data.tags["facevae.output"]
     assert run.data.tags["facevae.submission_id"] == "second"
-    s3 = boto3.client("s3")
-    card = s3.get_object(Bucket="facevae", Key="second/model/model.json")["Body"].read().decode()
-    assert run.info.run_id in card
+    assert storage.read_json("s3://facevae/second/run.json")["run_id"] == run.info.run_id
+    checkpoint = "s3://facevae/second/checkpoints/step_0000300"
+    assert storage.read_json(f"{checkpoint}/training.json")["submission_id"] == "second"
+    assert storage.read_json(f"{checkpoint}/model.json")["run_id"] == run.info.run_id
 
 
 def test_the_server_was_away_and_every_step_is_there_once(environment, rehearsal, runs):

@@ -40,6 +40,14 @@ def follow_to(end: Job | BaseException) -> Mock:
     return Mock(side_effect=follow)
 
 
+def test_a_dry_run_prints_the_plan_on_the_clusters_nodes_and_sends_nothing(cluster, capsys):
+    assert main([*SUBMIT, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "nodes: 1 here\n  1 x 4 CPUs" in shown
+    assert "batch: " in shown
+    cluster.submit.assert_not_called()
+
+
 def test_a_job_is_sent_and_followed(cluster, capsys):
     assert main(SUBMIT) == 0
     (request,) = cluster.submit.call_args.args
