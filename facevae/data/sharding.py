@@ -4,6 +4,7 @@ A finished shard leaves a record; a second run of the same job takes it from the
 that holds another data set is refused.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from facevae.config import CropBox, ShardingConfig, ShardsConfig, SourceConfig, 
 from facevae.data import shards
 from facevae.data.images import BadImageError, encode_jpeg
 from facevae.data.shards import Manifest, Quarantined, Shard, ShardRows
-from facevae.data.sources import DrawnSource, FaceListing, FaceSource, ImageFolderSource
+from facevae.data.sources import DrawnSource, FaceSource, ImageFolderSource
 from facevae.errors import UserError
 from facevae.progress import progress
 
@@ -49,10 +50,10 @@ def make_source(config: SourceConfig, sharding: ShardingConfig) -> FaceSource:
     )
 
 
-def plan_shards(listing: FaceListing, images_per_shard: int) -> list[ShardPlan]:
+def plan_shards(split_of: Sequence[Split], images_per_shard: int) -> list[ShardPlan]:
     """The faces of every split, in listing order, cut into shards."""
     plans = []
-    splits = np.array(listing.splits)
+    splits = np.array(split_of)
     for split in ("train", "val", "test"):
         rows = np.flatnonzero(splits == split)
         for number, start in enumerate(range(0, len(rows), images_per_shard)):
@@ -134,7 +135,7 @@ def make_shards(
         UserError: too many quarantined faces.
     """
     folder = config.output
-    plans = plan_shards(source.faces, config.sharding.images_per_shard)
+    plans = plan_shards(source.splits, config.sharding.images_per_shard)
     _write_all(folder, source, plans, config.sharding, labels)
     records = [
         storage.read_json(storage.join(folder, "records", f"{plan.name}.json")) for plan in plans

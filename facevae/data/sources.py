@@ -70,6 +70,10 @@ class FaceSource(Protocol):
         """The N usable faces, in a stable order."""
 
     @property
+    def splits(self) -> list[Split]:
+        """The split of each usable face, for those who need no more."""
+
+    @property
     def unlisted(self) -> list[tuple[str, str]]:
         """(id, reason) of every image or label row that cannot be a face, known before reading."""
 
@@ -393,6 +397,11 @@ class ImageFolderSource(_Settings):
         return self._matched[0]
 
     @property
+    def splits(self) -> list[Split]:
+        """The split of each face."""
+        return self.faces.splits
+
+    @property
     def unlisted(self) -> list[tuple[str, str]]:
         """(id, reason): label rows in the table's order, then images sorted by path."""
         return self._matched[1]
@@ -466,14 +475,22 @@ class DrawnSource(_Settings):
 
     @cached_property
     def faces(self) -> FaceListing:
-        """All faces; no picture is drawn for it. Each face is a person, so ids split 80/10/10."""
-        image_ids = [f"{number:06d}.jpg" for number in range(1, self.count + 1)]
+        """All faces; no picture is drawn for it."""
         # The labels are the first thing that drawn_face takes from this generator.
         labels = [
             sample_attributes(np.random.default_rng([self.seed, index]))
             for index in range(self.count)
         ]
-        return FaceListing(image_ids, [hash_split(i) for i in image_ids], np.stack(labels), None)
+        return FaceListing(self._image_ids, self.splits, np.stack(labels), None)
+
+    @property
+    def splits(self) -> list[Split]:
+        """Each face is a person, so ids split 80/10/10."""
+        return [hash_split(image_id) for image_id in self._image_ids]
+
+    @property
+    def _image_ids(self) -> list[str]:
+        return [f"{number:06d}.jpg" for number in range(1, self.count + 1)]
 
     @property
     def unlisted(self) -> list[tuple[str, str]]:

@@ -151,13 +151,13 @@ def _training_data(config: TrainConfig, is_cluster: bool) -> Data:
 def _source_data(config: ShardsConfig | TrainConfig, is_cluster: bool) -> Data:
     size, per_shard = config.sharding.image_size, config.sharding.images_per_shard
     try:
-        listing = make_source(config, config.sharding).faces
+        splits = make_source(config, config.sharding).splits
     except (UserError, OSError):
         if is_cluster:
             raise
         return Data(size, None, None)
-    counts = Counter(listing.splits)
-    shards = len(plan_shards(listing, per_shard))
+    counts = Counter(splits)
+    shards = len(plan_shards(splits, per_shard))
     return Data(size, {split: counts[split] for split in SPLITS}, shards)
 
 

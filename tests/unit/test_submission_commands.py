@@ -44,7 +44,7 @@ def test_a_dry_run_prints_the_plan_on_the_clusters_nodes_and_sends_nothing(clust
     assert main([*SUBMIT, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "nodes: 1 here\n  1 x 4 CPUs" in shown
-    assert "batch: " in shown
+    assert "shards: 4 tasks at a time" in shown
     cluster.submit.assert_not_called()
 
 
