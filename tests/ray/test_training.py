@@ -75,10 +75,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, 
     """The state after step 3 and the last three steps give what six steps gave, bit for bit."""
     output = tmp_path / "again"
     shutil.copytree(trained, output)
-    (output / "result.json").unlink()
-    shutil.rmtree(output / "model")
-    run = RunId(f"sqlite:///{output}/mlflow.db", read_run_id(str(output)).run_id)
-    (output / "run.json").write_text(json.dumps(run._asdict()))
+    run = _as_if_unpublished(output)
     metrics = _drop_after(run, "train/loss", 2)  # as if the server had been away from then on
     # As if it had been killed after step 3.
     snapshot = output / "checkpoints" / "checkpoint_manager_snapshot.json"
@@ -101,6 +98,30 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, 
     (model,) = client.get_run(run.run_id).outputs.model_outputs
     versions = client.search_model_versions(f"name = 'faces' and run_id = '{run.run_id}'")
     assert [version.source for version in versions] == [f"models:/{model.model_id}"]
+
+
+def test_what_a_finished_training_could_not_deliver_is_delivered_by_the_same_command(
+    trained, shards, tmp_path
+):
+    output = tmp_path / "again"
+    shutil.copytree(trained, output)
+    run = _as_if_unpublished(output)
+    _drop_after(run, "train/loss", 2)
+    train_model(config(shards, output, workers=2))
+    client = MlflowClient(run.uri)
+    history = client.get_metric_history(run.run_id, "train/loss")
+    assert [metric.step for metric in history] == [1, 2, 3, 4, 5, 6]
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+    assert (output / "result.json").exists()
+
+
+def _as_if_unpublished(output: Path) -> RunId:
+    """Make a copied run folder look like one whose training alone came to its end."""
+    (output / "result.json").unlink()
+    shutil.rmtree(output / "model")
+    run = RunId(f"sqlite:///{output}/mlflow.db", read_run_id(str(output)).run_id)
+    (output / "run.json").write_text(json.dumps(run._asdict()))
+    return run
 
 
 def _drop_after(run: RunId, key: str, step: int) -> list[str]:
