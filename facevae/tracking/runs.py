@@ -69,7 +69,7 @@ class Run:
         connection.prepare()
         self.id, self.started, self.patience = run, started, config.patience_seconds
         self._client = MlflowClient(run.uri)
-        self._stored = NOTHING
+        self._stored, self._says_images = NOTHING, False
         safe = (
             f"what was made is safe in {output}; give the same command again to go on from there "
             "and deliver the rest"
@@ -187,7 +187,9 @@ class Run:
                 path = Path(folder) / f"{name}{end}"
                 each.save(path)
                 self._client.log_artifact(self.id.run_id, str(path), IMAGES)
-        self._client.set_tag(self.id.run_id, IMAGES_TAG, True)
+        if not self._says_images:
+            self._client.set_tag(self.id.run_id, IMAGES_TAG, True)
+            self._says_images = True
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -76,9 +76,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, 
 
     Ray starts the most workers of a range that the cluster holds: two, as before.
     """
-    output = killed_after_step_3(trained, tmp_path / "again")
-    run = RunId(f"sqlite:///{output}/mlflow.db", read_run_id(str(trained)).run_id)
-    (output / "run.json").write_text(json.dumps(run._asdict()))
+    output, run = killed_after_step_3(trained, tmp_path / "again")
     metrics = _drop_after(run, "train/loss", 2)  # as if the server had been away from then on
     train_model(config(shards, output, workers=(1, 2)))
     again = load_training(output / "checkpoints" / LAST)
@@ -99,6 +97,30 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, 
     assert [version.source for version in versions] == [f"models:/{model.model_id}"]
 
 
+def test_what_a_finished_training_could_not_deliver_is_delivered_by_the_same_command(
+    trained, shards, tmp_path
+):
+    output = tmp_path / "again"
+    shutil.copytree(trained, output)
+    run = _as_if_unpublished(output)
+    _drop_after(run, "train/loss", 2)
+    train_model(config(shards, output, workers=2))
+    client = MlflowClient(run.uri)
+    history = client.get_metric_history(run.run_id, "train/loss")
+    assert [metric.step for metric in history] == [1, 2, 3, 4, 5, 6]
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+    assert (output / "result.json").exists()
+
+
+def _as_if_unpublished(output: Path) -> RunId:
+    """Make a copied run folder look like one whose training alone came to its end."""
+    (output / "result.json").unlink()
+    shutil.rmtree(output / "model")
+    run = RunId(f"sqlite:///{output}/mlflow.db", read_run_id(str(output)).run_id)
+    (output / "run.json").write_text(json.dumps(run._asdict()))
+    return run
+
+
 def _drop_after(run: RunId, key: str, step: int) -> list[str]:
     """Take later points of a metric out of the store; returns the names of all."""
     with contextlib.closing(sqlite3.connect(run.uri.removeprefix("sqlite:///"))) as store, store:
@@ -110,7 +132,8 @@ def _drop_after(run: RunId, key: str, step: int) -> list[str]:
 def test_a_run_goes_on_with_another_number_of_workers_and_says_so(
     trained, shards, tmp_path, capsys
 ):
-    output = killed_after_step_3(trained, tmp_path / "fewer")
+    output, _ = killed_after_step_3(trained, tmp_path / "fewer")
+    (output / "run.json").unlink()  # the first run logged steps 4 to 6 with its workers
     train_model(config(shards, output, workers=(1, 1)))
     assert "train: workers 2 -> 1 from step 4 on" in capsys.readouterr().err
     history = load_training(output / "checkpoints" / LAST).history
@@ -121,17 +144,15 @@ def test_a_run_goes_on_with_another_number_of_workers_and_says_so(
     assert [(metric.step, metric.value) for metric in logged] == workers
 
 
-def killed_after_step_3(trained: Path, output: Path) -> Path:
-    """A copy of a run's folder, as if it had been killed after step 3."""
+def killed_after_step_3(trained: Path, output: Path) -> tuple[Path, RunId]:
+    """A copy of a run's folder, as if it had been killed after step 3, and its run."""
     shutil.copytree(trained, output)
-    for name in ("result.json", "run.json", "model"):
-        path = output / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run = _as_if_unpublished(output)
     snapshot = output / "checkpoints" / "checkpoint_manager_snapshot.json"
     text = snapshot.read_text()
     shutil.rmtree(output / "checkpoints" / LAST)
     snapshot.write_text(_without_last(text))
-    return output
+    return output, run
 
 
 def _without_last(snapshot: str) -> str:
