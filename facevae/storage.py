@@ -43,6 +43,9 @@ NETWORK_FILE_SYSTEMS = (
 )
 """file systems that several machines can see, as the mount table names them"""
 
+BUCKETS = ("s3://", "s3a://", "gs://", "gcs://")
+"""stores whose paths begin with a bucket"""
+
 
 def is_local(uri: str) -> bool:
     """Whether the URI names a file of this machine."""
@@ -111,19 +114,15 @@ def remove_folder(uri: str) -> None:
 def make_folder(uri: str) -> None:
     """Make a folder and its parents.
 
-    An object store has no folders: there it is checked that the bucket exists.
+    An object store has no folders: there it is checked that the bucket exists, if it has buckets.
 
     Raises:
         UserError: the place cannot be written to.
     """
     filesystem, path = _filesystem(uri)
     if not isinstance(filesystem, LocalFileSystem):
-        bucket = path.partition("/")[0]
-        with _reaching(uri):
-            try:
-                filesystem.info(bucket)
-            except FileNotFoundError as error:
-                raise UserError(f"no bucket '{bucket}' for {uri}: make it first") from error
+        if uri.startswith(BUCKETS):
+            _check_bucket(uri, filesystem, path.partition("/")[0])
         return
     with writing_to(uri):
         try:
@@ -132,6 +131,14 @@ def make_folder(uri: str) -> None:
             raise PermissionError(errno.EACCES, "Permission denied") from error
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def _check_bucket(uri: str, filesystem: fsspec.AbstractFileSystem, bucket: str) -> None:
+    with _reaching(uri):
+        try:
+            filesystem.info(bucket)
+        except FileNotFoundError as error:
+            raise UserError(f"no bucket '{bucket}' for {uri}: make it first") from error
 
 
 @contextlib.contextmanager
