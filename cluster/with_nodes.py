@@ -2,10 +2,9 @@
 
     python cluster/with_nodes.py --gpus 4 --cpus 16 -- python jobs/train.py ...
 
-The verbs plan on the nodes that are there, and autoscaled pools are empty at first. Here the GPUs
-of the pool `gpu` and the CPUs of the pool `data` are asked for and awaited. A cloud that has no
-spot GPUs refuses them for ever (Ray asks on), so after `--patience` seconds the missing ones are
-asked of on-demand nodes. When the job ends the request ends, and idle nodes leave.
+The GPUs of the pool `gpu` and the CPUs of the pool `data` are asked for and awaited. A cloud that
+has no spot GPUs refuses them for ever (Ray asks on), so after `--patience` seconds the missing ones
+are asked of on-demand nodes. When the job ends the request ends, and idle nodes leave.
 """
 
 import argparse
