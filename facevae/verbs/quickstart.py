@@ -94,4 +94,5 @@ def _tell(places: dict[str, str], uri: str) -> None:
     say("pictures:")
     for name, place in pictures.items():
         say(f"  {name:<20}{place}")
-    say(f"all runs: mlflow ui --backend-store-uri {uri}")
+    is_server = uri.startswith(("http://", "https://"))
+    say(f"all runs: {uri}" if is_server else f"all runs: mlflow ui --backend-store-uri {uri}")
