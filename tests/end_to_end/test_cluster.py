@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import boto3
+import fsspec
 import psutil
 import pytest
 import requests
@@ -73,6 +74,7 @@ def rehearsal(environment):
             for name, value in client.items():
                 patch.setenv(name, value)
             yield environment | client
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # it keeps the address
     finally:
         parts = parts_of(environment)
         ended = local(environment, "down")

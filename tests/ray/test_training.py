@@ -199,7 +199,7 @@ def test_the_logged_model_draws_the_same_pixels_without_unpickling(
 ):
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     faces = spread_images(str(shards), read_manifest(str(shards)), "val", 4)
-    mlflow.set_tracking_uri(run.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", run.uri)
     drawn = mlflow.pyfunc.load_model(f"runs:/{run.run_id}/model").predict(faces)
     vae = load_model(trained / "model").vae
     with torch.no_grad():

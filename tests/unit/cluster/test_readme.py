@@ -20,9 +20,10 @@ def text(cluster_folder) -> str:
 
 @pytest.fixture(scope="module")
 def commands(text) -> list[str]:
-    """The commands, each in one line."""
-    blocks = re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    return re.sub(r"\\\n\s*", "", "".join(blocks)).splitlines()
+    """The commands, each in one line; those of `bash` blocks are run, by the rehearsal's test."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    shown = "".join(block for language, block in blocks if not language)
+    return re.sub(r"\\\n\s*", "", shown).splitlines()
 
 
 def test_the_settings_that_are_shown_are_ones_that_the_verbs_take(commands, cluster_folder):

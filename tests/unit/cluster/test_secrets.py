@@ -9,7 +9,7 @@ import yaml
 SECRET_NAME = re.compile(r"TOKEN|PASSWORD|SECRET|ACCESS_KEY|USERNAME", re.IGNORECASE)
 SECRET_VALUE = re.compile(
     r"AKIA[0-9A-Z]{16}|-----BEGIN [A-Z ]*PRIVATE KEY-----|\b[0-9a-f]{32,}\b|\bhf_\w{20,}"
-    r"|://[^/\s:$]+:[^@\s$]+@"
+    r"|://[^/\s:$]+:(?!PASSWORD@|\{)[^@\s$]+@"
 )
 DIGEST = re.compile(r"@sha256:[0-9a-f]{64}")
 HARMLESS = {"/etc/facevae/auth_token", "token", "required"}
