@@ -21,7 +21,7 @@ from facevae.data.shards import read_manifest
 from facevae.errors import UserError
 from facevae.pixels import model_input, to_pixels
 from facevae.tracking import RunId, model_folder, read_run_id
-from facevae.verbs.train import remove_unfinished, train_model
+from facevae.verbs.train import train_model
 
 LAST = "step_0000006"
 
@@ -69,6 +69,16 @@ def test_the_run_folder_holds_model_pictures_and_figures(trained):
         assert (trained / name).is_file(), name
     kept = sorted(path.name for path in (trained / "checkpoints").glob("step_*"))
     assert kept == ["step_0000003", LAST]
+
+
+def test_the_best_model_is_kept_recorded_and_has_a_name(trained, run):
+    history = load_training(trained / "checkpoints" / LAST).history
+    losses = {r["step"]: r["validation/loss"] for r in history if "validation/loss" in r}
+    best = min(losses, key=losses.__getitem__)
+    assert json.loads((trained / "result.json").read_text())["best_step"] == best
+    assert MlflowClient(run.uri).get_run(run.run_id).data.tags["facevae.best_step"] == str(best)
+    with model_folder(str(trained / "best"), TrackingConfig(uri=run.uri), "unused") as folder:
+        assert load_model(folder).card.step == best
 
 
 def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, tmp_path):
@@ -148,21 +158,8 @@ def killed_after_step_3(trained: Path, output: Path) -> tuple[Path, RunId]:
     """A copy of a run's folder, as if it had been killed after step 3, and its run."""
     shutil.copytree(trained, output)
     run = _as_if_unpublished(output)
-    snapshot = output / "checkpoints" / "checkpoint_manager_snapshot.json"
-    text = snapshot.read_text()
     shutil.rmtree(output / "checkpoints" / LAST)
-    snapshot.write_text(_without_last(text))
     return output, run
-
-
-def _without_last(snapshot: str) -> str:
-    value = json.loads(snapshot)
-    value["checkpoint_results"] = [
-        result for result in value["checkpoint_results"] if result["checkpoint_dir_name"] != LAST
-    ]
-    value["checkpoint_report_indices"].pop()
-    value["latest_checkpoint_result"] = value["checkpoint_results"][-1]
-    return json.dumps(value)
 
 
 def test_a_finished_run_says_so_and_other_settings_are_refused(trained, shards, capsys):
@@ -260,14 +257,6 @@ def test_what_cannot_work_is_refused_before_anything_starts(shards, tmp_path, ch
     with pytest.raises(UserError, match=message):
         train_model(TrainConfig(**settings))
     assert not (tmp_path / "out" / "mlflow.db").exists()
-
-
-def test_a_checkpoint_whose_upload_broke_off_is_removed_and_finished_ones_stay(trained, tmp_path):
-    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
-    (tmp_path / "checkpoints" / "step_0000099").mkdir()
-    remove_unfinished(str(tmp_path / "checkpoints"))
-    left = {path.name for path in (tmp_path / "checkpoints").glob("step_*")}
-    assert left == {"step_0000003", LAST}
 
 
 def test_the_wikis_recipe_runs_with_its_three_facenet_layers(tmp_path):
