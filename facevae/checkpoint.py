@@ -128,6 +128,8 @@ class TrainingState(NamedTuple):
     average: dict[str, torch.Tensor] | None
     optimizer: dict[str, Any]
     history: list[dict[str, float]]
+    sums: list[list[float]] = []  # noqa: RUF012  (never changed)
+    """each rank's sums of loss terms since the last logged step"""
 
 
 def on_host(state: TrainingState) -> TrainingState:
@@ -168,6 +170,7 @@ def save_training(
         "config": config,
         "submission_id": submission_id,
         "history": state.history,
+        "sums": state.sums,
         "digests": {path.name: storage.file_digest(path) for path in beside if path.exists()},
     }
     value["digest"] = storage.value_digest(value)
@@ -181,24 +184,27 @@ def load_training(folder: Path) -> TrainingState:
         DamagedError: one is not, or is missing.
         UserError: the folder is no training checkpoint.
     """
-    step, history, digests = _read_training(folder)
+    step, history, sums, digests = _read_training(folder)
     for name in sorted({WEIGHTS, CARD, OPTIMIZER, *digests}):
         _verify(folder / name, digests.get(name, ""))
     weights, average = _load_tensors(folder / WEIGHTS), None
     if TRAINING_WEIGHTS in digests:
         weights, average = _load_tensors(folder / TRAINING_WEIGHTS), weights
-    return TrainingState(step, weights, average, _load_optimizer(folder / OPTIMIZER), history)
+    optimizer = _load_optimizer(folder / OPTIMIZER)
+    return TrainingState(step, weights, average, optimizer, history, sums)
 
 
-def _read_training(folder: Path) -> tuple[int, list[dict[str, float]], dict[str, str]]:
-    """The step, the history and the digests in the training file."""
+def _read_training(
+    folder: Path,
+) -> tuple[int, list[dict[str, float]], list[list[float]], dict[str, str]]:
+    """The step, the history, the sums and the digests in the training file."""
     path = folder / TRAINING
     if not path.is_file():
         raise DamagedError(f"{folder} is no training checkpoint: it has no {TRAINING}")
     try:
         value = json.loads(path.read_bytes())
         digest = value.pop("digest")
-        found = value["step"], value["history"], dict(value["digests"])
+        found = value["step"], value["history"], value["sums"], dict(value["digests"])
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DamagedError(f"{path} is not of this program, or damaged ({reason})") from error

@@ -2,9 +2,9 @@
 
 import time
 
-from facevae.training.loop import Metrics
-
+Metrics = dict[str, float]  # not that of loop.py: this process needs no torch
 LISTENING_SECONDS = 5.0
+"""a worker that has not asked for so long is not training"""
 
 
 class ProgressBoard:

@@ -1,5 +1,8 @@
 """What each Ray Train worker runs: the training loop over its share of the batches."""
 
+import contextlib
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +30,10 @@ from facevae.training.loop import WORKERS, Metrics, train
 from facevae.training.step import Criterion, Rank, Trainee
 
 T = TypeVar("T")
+LOOKING_SECONDS = 0.2
+"""between two looks at what the driver wishes"""
+ENDING_SECONDS = 30.0
+"""in which a driver that was told to stop ends, and its workers with it"""
 
 
 def train_worker(job: dict[str, Any]) -> None:
@@ -60,7 +67,8 @@ def train_worker(job: dict[str, Any]) -> None:
         job["shards"], plan, share, trainee.device, job["readers"], job["reader_labels"]
     )
     held_out = spread_images(job["shards"], manifest, "val", config.training.validation_images)
-    train(trainee, (batch.pixels for batch in batches), held_out, done + 1, listener)
+    sums = state.sums if state else []
+    train(trainee, (batch.pixels for batch in batches), held_out, done + 1, listener, sums)
     listener.finish()
 
 
@@ -138,6 +146,27 @@ def _from_first_rank(rank: Rank, find: Callable[[], T]) -> T:
     return value
 
 
+class _Wishes:
+    """What the driver asks of the training, looked up in the background so that no step waits."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+        self.stop, self._saves = ray.get(board.wishes.remote())
+        self._saved = self._saves
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        with contextlib.suppress(ray.exceptions.RayError):  # the driver has gone
+            while True:
+                self.stop, self._saves = ray.get(self._board.wishes.remote())
+                time.sleep(LOOKING_SECONDS)
+
+    def is_new(self) -> bool:
+        """Whether a checkpoint is asked for that was not when this was called last."""
+        before, self._saved = self._saved, self._saves
+        return bool(self.stop or self._saved > before)
+
+
 class _Listener:
     """Writes what the loop tells to MLflow, to the checkpoints and to the driver's progress bar."""
 
@@ -154,8 +183,9 @@ class _Listener:
         self._checkpoints = checkpoints
         self._shards_digest, self._board = manifest.digest, job["progress"]
         self._run_id, self._submission_id = RunId(*job["run"]), job["submission_id"]
-        self._run = None
+        self._run, self._wishes = None, None
         if trainee.rank.rank == 0:
+            self._wishes = _Wishes(self._board)
             self._run = Run(
                 self._run_id,
                 config.tracking,
@@ -187,6 +217,7 @@ class _Listener:
         if self._run is None:
             return
         self._run.tags({NODES_TAG: ", ".join(addresses)}, wait=False)
+        self._run.mark_start(step)
         now = float(self._trainee.rank.ranks)
         before = next((row[WORKERS] for row in reversed(self._history) if WORKERS in row), now)
         if now != before:
@@ -203,16 +234,21 @@ class _Listener:
 
     def show(self, step: int, originals: np.ndarray, reconstructions: np.ndarray) -> None:
         grid = figures.reconstruction_grid(originals, reconstructions)
-        figures.save_png(grid, self._grid(step))
+        try:
+            figures.save_png(grid, self._grid(step))
+        except (UserError, OSError) as error:  # a picture is no reason to stop
+            self._board.tell.remote(f"warning: the grid of step {step} is missing ({error})")
         if self._run is not None:
             # From the file when its turn comes, since many may have to wait for the server.
             self._run.image("reconstructions", step, self._stored_grid(step))
 
-    def save(self, step: int) -> None:
-        if self._trainee.rank.rank != 0:
-            return
+    def wants_checkpoint(self) -> bool:
+        self._checkpoints.check()
+        return self._wishes is not None and self._wishes.is_new()
+
+    def save(self, step: int, sums: list[list[float]]) -> None:
         # A copy, for the next steps go on while it is written.
-        state = on_host(self._trainee.state(step, [*self._history]))
+        state = on_host(self._trainee.state(step, [*self._history], sums))
         card = ModelCard(self._config.model, step, self._shards_digest, self._run_id.run_id)
         config = self._config.model_dump(mode="json")
 
@@ -220,6 +256,11 @@ class _Listener:
             save_training(folder, state, card, config, self._submission_id)
 
         self._checkpoints.save(step, state.history, write)
+        if self._wishes is not None and self._wishes.stop:
+            self._checkpoints.finish()
+            ray.get(self._board.stopped.remote(step))
+            time.sleep(ENDING_SECONDS)
+            raise UserError(f"training was stopped after step {step}")
 
     def finish(self) -> None:
         """Wait until all has arrived; the driver is told if not, for the training is done."""

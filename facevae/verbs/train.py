@@ -1,8 +1,10 @@
 """`train`: shards to a trained VAE."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,12 +31,15 @@ from facevae.training.resources import WorkerPlan, plan_training
 from facevae.training.worker import train_worker
 from facevae.verbs.places import check_places, places_of
 from facevae.verbs.shards import shard_faces
+from facevae.verbs.stopping import stopping
 
 BEST = "best"
 CURVES = ("loss", "kl", "reconstruction", "psnr", "images_per_second", "learning_rate")
 SPLITS = ("train", "validation")
 LOST_WORKERS = 20
 """how often a run starts anew after losing a worker; the same command goes on from there"""
+STOP_SECONDS = 60.0
+"""how long a run that is told to stop waits for its checkpoint"""
 MINUTES_FOR_NODES = 30
 """how long training waits for nodes that the autoscaler must add first"""
 
@@ -176,13 +181,29 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> str | 
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    with _shown_progress(board, config.training.steps):
+    with (
+        stopping(partial(_keep_a_checkpoint, board)),
+        _shown_progress(board, config.training.steps),
+    ):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _cause(error) from error
     lost: str | None = ray.get(board.lost.remote())
     return lost
+
+
+def _keep_a_checkpoint(board: Any) -> None:
+    """Have the workers keep a checkpoint, if there are any, and wait for it."""
+    if not ray.get(board.stop.remote()):
+        return
+    say("train: told to stop; a checkpoint is kept first")
+    kept, ends = None, time.monotonic() + STOP_SECONDS
+    while kept is None and time.monotonic() < ends:
+        time.sleep(0.05)
+        kept = ray.get(board.last_step.remote())
+    if kept is not None:
+        say(f"train: the checkpoint of step {kept} is kept")
 
 
 def _count(plan: WorkerPlan) -> int | tuple[int, int]:
@@ -235,8 +256,14 @@ def _mistake(failure: BaseException | None) -> UserError | None:
 def _shown_progress(board: Any, steps: int) -> Iterator[None]:
     finished = threading.Event()
     with progress("train", steps, "steps") as bar:
+        seen: set[str] = set()
 
         def look() -> None:
+            to_go = runtime.nodes_to_go() - seen
+            if to_go:
+                seen.update(to_go)
+                board.save.remote()
+                say("train: a node has been told to go; a checkpoint is kept now")
             step, metrics, lines = ray.get(board.read.remote())
             for line in lines:
                 say(line)

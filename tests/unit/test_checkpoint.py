@@ -38,7 +38,9 @@ def written(tmp_path_factory) -> tuple[Path, TrainingState]:
     vae.decode(torch.randn(2, 4)).sum().backward()
     optimizer.step()
     history = [{"step": 7, "train/loss": 0.1}]
-    state = TrainingState(7, vae.state_dict(), average, optimizer.state_dict(), history)
+    state = TrainingState(
+        7, vae.state_dict(), average, optimizer.state_dict(), history, [[1 / 3], [2.0]]
+    )
     folder = tmp_path_factory.mktemp("written")
     save_training(folder, state, CARD, {"any": "thing"})
     return folder, state
@@ -67,7 +69,8 @@ def test_a_model_reads_back_bit_for_bit(written):
 def test_a_training_state_reads_back_bit_for_bit(written):
     folder, state = written
     found = load_training(folder)
-    assert (found.step, found.history) == (state.step, state.history)
+    assert found[-2:] == state[-2:]
+    assert found.step == state.step
     assert_equal(found.weights, dict(state.weights))
     assert_equal(found.average, dict(state.average))
     assert any(not torch.equal(found.average[name], w) for name, w in found.weights.items())
