@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -81,14 +83,23 @@ def test_the_best_model_is_kept_recorded_and_has_a_name(trained, run):
         assert load_model(folder).card.step == best
 
 
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, tmp_path):
+def test_a_run_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(
+    trained, shards, tmp_path, capsys
+):
     """The state after step 3 and the last three steps give what six steps gave, bit for bit.
 
-    Ray starts the most workers of a range that the cluster holds: two, as before.
+    That after step 6 is there but cut short. Ray starts the most workers of a range that the
+    cluster holds: two, as before.
     """
     output, run = killed_after_step_3(trained, tmp_path / "again")
+    shutil.copytree(trained / "checkpoints" / LAST, output / "checkpoints" / LAST)
+    os.truncate(output / "checkpoints" / LAST / "optimizer.pt", 1000)
     metrics = _drop_after(run, "train/loss", 2)  # as if the server had been away from then on
     train_model(config(shards, output, workers=(1, 2)))
+    said = (
+        rf"checkpoint \S+{LAST} is not whole \(optimizer.pt .*from \S+step_0000003, the one before"
+    )
+    assert re.search(said, capsys.readouterr().err)
     again = load_training(output / "checkpoints" / LAST)
     before = load_training(trained / "checkpoints" / LAST)
     for name, weights in before.weights.items():
