@@ -38,6 +38,8 @@ CURVES = ("loss", "kl", "reconstruction", "psnr", "images_per_second", "learning
 SPLITS = ("train", "validation")
 LOST_WORKERS = 20
 """how often a run starts anew after losing a worker; the same command goes on from there"""
+KEEPING = {"checkpoints_kept", "keep_best", "failed_checkpoints_allowed"}
+"""what may change when a run goes on, since the result does not depend on it"""
 STOP_SECONDS = 60.0
 """how long a run that is told to stop waits for its checkpoint"""
 MINUTES_FOR_NODES = 30
@@ -105,12 +107,12 @@ def _claim(output: str, config: TrainConfig) -> None:
     for section, values in mine.items():
         if theirs.get(section) == values:
             continue
-        keys = (
-            [k for k in values if values[k] != (theirs.get(section) or {}).get(k)]
-            if isinstance(values, dict)
-            else []
-        )
-        name = f"{section}.{keys[0]}" if keys else section
+        name = section
+        if isinstance(values, dict):
+            keys = [k for k in values if values[k] != (theirs.get(section) or {}).get(k)]
+            if not keys:
+                continue
+            name = f"{section}.{keys[0]}"
         raise UserError(
             f"{output} holds a run with another {name}; choose another --output to start afresh, "
             "or repeat the old settings to go on"
@@ -119,7 +121,8 @@ def _claim(output: str, config: TrainConfig) -> None:
 
 def _lasting(config: TrainConfig) -> dict[str, Any]:
     """The settings that may not change when a run goes on."""
-    return config.model_dump(mode="json", exclude={"output", "tracking", "scaling"})
+    whole = {"output": True, "tracking": True, "scaling": True}
+    return config.model_dump(mode="json", exclude={**whole, "training": KEEPING})
 
 
 def _shards(config: TrainConfig) -> str:

@@ -28,9 +28,9 @@ from facevae.verbs.train import train_model
 
 STEPS, BATCH, RANKS = 60, 24, 2
 LOG_EVERY = 4  # so that checkpoints fall between two logged means
-TERMINATED_AT, WORKER_KILLED_AT, DRIVER_KILLED_AT = 11, 23, 41
+TERMINATED_AT, WORKER_KILLED_AT, DRIVER_KILLED_AT, NOTICE_AT = 11, 23, 41, 44
 DRIVER = f"""
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 
 from facevae.cli import run_verb
@@ -47,7 +47,7 @@ def noted(job):
 
     def once(name, pid, number):
         if not (NOTES / name).exists():
-            (NOTES / name).write_text(str(__import__("time").time()))
+            (NOTES / name).write_text(str(time.time()))
             os.kill(pid, number)
 
     def noting(folder, plan, share, *rest):
@@ -62,13 +62,20 @@ def noted(job):
                     once("worker", os.getpid(), signal.SIGKILL)
                 if step == {DRIVER_KILLED_AT} and rank == 0:
                     once("driver", DRIVER, signal.SIGKILL)
+                if step == {NOTICE_AT} and rank == 0:
+                    (NOTES / "notice").touch()
+                    time.sleep(3)
                 yield batch
 
     worker.training_batches = noting
     worker.train_worker(job)
 
 
-train.train_worker = noted
+def nodes_to_go():
+    return frozenset(["spot"] if (NOTES / "notice").exists() else [])
+
+
+train.train_worker, train.runtime.nodes_to_go = noted, nodes_to_go
 sys.exit(run_verb("train", sys.argv[2:]))
 """
 
@@ -147,6 +154,12 @@ def test_a_run_that_is_told_to_stop_keeps_a_checkpoint_and_says_so(interrupted):
     assert _stopped_at(interrupted) in (TERMINATED_AT, TERMINATED_AT + 1)
     asked = float((interrupted.notes / "terminated").read_text())
     print(f"from SIGTERM to the driver's end: {first.at - asked:.1f} s")
+
+
+def test_the_notice_that_a_node_will_go_makes_a_checkpoint(interrupted):
+    assert "train: a node has been told to go; a checkpoint is kept now" in interrupted.ends[2].said
+    kept = [int(path.name[5:]) for path in (interrupted.output / "checkpoints").glob("step_*")]
+    assert [step for step in kept if NOTICE_AT <= step < 50], kept
 
 
 def test_weights_and_metrics_are_those_of_the_run_that_nothing_interrupts(quiet, interrupted):
