@@ -2,9 +2,11 @@
 
 A model folder holds `model.safetensors` and `model.json`; a training checkpoint is one with
 `training.safetensors` (the weights in training, where the model has their average),
-`optimizer.pt` and `training.json` added. Nothing in them is unpickled without `weights_only`.
+`optimizer.pt` and `training.json` added. The last is written last: it holds the digests of all the
+others, and its own. Nothing in them is unpickled without `weights_only`.
 """
 
+import io
 import json
 import pickle
 import shutil
@@ -18,6 +20,7 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from facevae import pixels, storage
 from facevae.config import ModelConfig
@@ -26,6 +29,10 @@ from facevae.models import VAE, build_vae
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 TRAINING_WEIGHTS, OPTIMIZER, TRAINING = "training.safetensors", "optimizer.pt", "training.json"
+
+
+class DamagedError(UserError):
+    """A checkpoint is not what was written: cut short, changed, or without one of its files."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,17 @@ class TrainingState(NamedTuple):
     average: dict[str, torch.Tensor] | None
     optimizer: dict[str, Any]
     history: list[dict[str, float]]
+    sums: list[list[float]] = []  # noqa: RUF012  (never changed)
+    """each rank's sums of loss terms since the last logged step"""
+
+
+def on_host(state: TrainingState) -> TrainingState:
+    """A copy of a state in host memory, which further training does not change."""
+    return TrainingState(*tree_map_only(torch.Tensor, _copied, tuple(state)))
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def save_training(
@@ -142,39 +160,57 @@ def save_training(
     save_model(folder, state.average or state.weights, card)
     if state.average is not None:
         _save_tensors(state.weights, folder / TRAINING_WEIGHTS)
-    torch.save(state.optimizer, folder / OPTIMIZER)
-    beside = [folder / name for name in (TRAINING_WEIGHTS, OPTIMIZER)]
+    # Not straight to the file: what torch raises where the disk is full does not say so.
+    buffer = io.BytesIO()
+    torch.save(state.optimizer, buffer)
+    (folder / OPTIMIZER).write_bytes(buffer.getbuffer())
+    beside = [folder / name for name in (WEIGHTS, CARD, TRAINING_WEIGHTS, OPTIMIZER)]
     value = {
         "step": state.step,
         "config": config,
         "submission_id": submission_id,
         "history": state.history,
+        "sums": state.sums,
         "digests": {path.name: storage.file_digest(path) for path in beside if path.exists()},
     }
+    value["digest"] = storage.value_digest(value)
     (folder / TRAINING).write_text(json.dumps(value) + "\n")
 
 
 def load_training(folder: Path) -> TrainingState:
-    """The state of a training checkpoint.
+    """The state of a training checkpoint, every file of which is what was written.
 
     Raises:
-        UserError: the folder is no training checkpoint, or damaged.
+        DamagedError: one is not, or is missing.
+        UserError: the folder is no training checkpoint.
     """
-    if not (folder / TRAINING).is_file():
-        raise UserError(f"{folder} is no training checkpoint: it has no {TRAINING}")
-    value = storage.read_json(str(folder / TRAINING))
-    try:
-        step, history, digests = value["step"], value["history"], value["digests"]
-        _verify(folder / OPTIMIZER, digests[OPTIMIZER])
-    except (KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{folder / TRAINING} is not of this program ({reason})") from error
+    step, history, sums, digests = _read_training(folder)
+    for name in sorted({WEIGHTS, CARD, OPTIMIZER, *digests}):
+        _verify(folder / name, digests.get(name, ""))
     weights, average = _load_tensors(folder / WEIGHTS), None
-    _verify(folder / WEIGHTS, read_card(folder).digest)
     if TRAINING_WEIGHTS in digests:
-        _verify(folder / TRAINING_WEIGHTS, digests[TRAINING_WEIGHTS])
         weights, average = _load_tensors(folder / TRAINING_WEIGHTS), weights
-    return TrainingState(step, weights, average, _load_optimizer(folder / OPTIMIZER), history)
+    optimizer = _load_optimizer(folder / OPTIMIZER)
+    return TrainingState(step, weights, average, optimizer, history, sums)
+
+
+def _read_training(
+    folder: Path,
+) -> tuple[int, list[dict[str, float]], list[list[float]], dict[str, str]]:
+    """The step, the history, the sums and the digests in the training file."""
+    path = folder / TRAINING
+    if not path.is_file():
+        raise DamagedError(f"{folder} is no training checkpoint: it has no {TRAINING}")
+    try:
+        value = json.loads(path.read_bytes())
+        digest = value.pop("digest")
+        found = value["step"], value["history"], value["sums"], dict(value["digests"])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DamagedError(f"{path} is not of this program, or damaged ({reason})") from error
+    if digest != storage.value_digest(value):
+        raise DamagedError(f"{path} is damaged: its digest is not that which was written with it")
+    return found
 
 
 _UNREADABLE = (
@@ -189,15 +225,15 @@ def _load_optimizer(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is a damaged training checkpoint ({reason})") from error
+        raise DamagedError(f"{path} is a damaged training checkpoint ({reason})") from error
     return state
 
 
 def _verify(path: Path, digest: str) -> None:
     if not path.is_file():
-        raise UserError(f"no such file: {path}, a part of the checkpoint; copy the whole folder")
+        raise DamagedError(f"no such file: {path}, a part of the checkpoint; copy the whole folder")
     if storage.file_digest(path) != digest:
-        raise UserError(f"{path} is damaged: its digest is not that which was written with it")
+        raise DamagedError(f"{path} is damaged: its digest is not that which was written with it")
 
 
 def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -209,9 +245,9 @@ def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load(path.read_bytes())
     except FileNotFoundError as error:
-        raise UserError(f"no such weights: {path}") from error
+        raise DamagedError(f"no such weights: {path}") from error
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error})") from error
+        raise DamagedError(f"{path} is not a whole safetensors file ({error})") from error
 
 
 def _load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facevae.errors import UserError
+from facevae.verbs.stopping import EXIT_CODE, stopping
 
 Figures = dict[str, float]
 
@@ -64,6 +65,7 @@ VERBS = {
 }
 
 
+STOPPED = "stopped; the same command goes on from here"
 DRY_RUN = ("--dry_run", "--dry-run")
 
 
@@ -90,7 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_verb(name: str, arguments: Sequence[str]) -> int:
-    """Run a verb with its options; returns the exit code: 0, or 2 for the user's mistakes."""
+    """Run a verb with its options; returns the exit code.
+
+    0, or 2 for the user's mistakes, 130 and 143 for SIGINT and SIGTERM.
+    """
     try:
         if name not in VERBS:
             raise UserError(f"no verb '{name}'{_nearest(name, VERBS)}; see facevae --help")
@@ -99,13 +104,19 @@ def run_verb(name: str, arguments: Sequence[str]) -> int:
         if len(options) < len(arguments):
             print("\n".join(_plan(name, config)))
             return 0
-        figures = VERBS[name].run(config)
+        with stopping(lambda: None):
+            figures = VERBS[name].run(config)
     except UserError as error:
         print(f"facevae {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"facevae {name}: stopped; the same command goes on from here", file=sys.stderr)
+        print(f"facevae {name}: {STOPPED}", file=sys.stderr)
         return 130
+    except SystemExit as end:
+        if end.code != EXIT_CODE:
+            raise
+        print(f"facevae {name}: {STOPPED}", file=sys.stderr)
+        return EXIT_CODE
     for key, value in figures.items():
         print(f"{key} {value:.6g}")
     return 0

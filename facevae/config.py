@@ -146,6 +146,17 @@ class TrainingConfig(Frozen):
     )
     checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints")
     checkpoints_kept: int = Field(3, ge=1, description="newest checkpoints kept")
+    keep_best: bool = Field(
+        True,
+        description="keep the checkpoint with the lowest validation loss too, and its model as "
+        "<output>/best; those count whose step is also one of validate_every",
+    )
+    failed_checkpoints_allowed: int = Field(
+        3,
+        ge=0,
+        description="checkpoints in a row that may fail (disk full, upload refused), each with a "
+        "warning, before training stops",
+    )
 
     @model_validator(mode="after")
     def _warmup_ends_before_training(self) -> "TrainingConfig":

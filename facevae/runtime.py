@@ -7,6 +7,8 @@ is `data` read and decode. Where a pool does not exist, its work runs anywhere.
 import json
 import logging
 import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -74,6 +76,7 @@ def connect() -> None:
     os.environ.update(TRAIN_ENVIRONMENT)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     attaches = "RAY_ADDRESS" in os.environ
+    at_sigterm = signal.getsignal(signal.SIGTERM)  # Ray puts its own there
     ray.init(
         # Without "local" Ray attaches to whatever cluster was started on this machine last.
         address=None if attaches else "local",
@@ -83,11 +86,21 @@ def connect() -> None:
         # A dashboard is for clusters; on one machine it costs seconds and memory.
         include_dashboard=None if attaches else False,
     )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, at_sigterm)
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+
+
+def nodes_to_go() -> frozenset[str]:
+    """The nodes that have been told to go, as spot machines are minutes before they are taken.
+
+    Ray's public call for it makes all workers of a training wait for each other.
+    """
+    return frozenset(ray._private.state.state.get_draining_nodes())
 
 
 def nodes() -> list[Node]:

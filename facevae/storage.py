@@ -187,10 +187,19 @@ def atomic_file(uri: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(uri: str) -> Iterator[Path]:
+def atomic_folder(
+    uri: str, *, last: str | None = None, scratch: Path | None = None
+) -> Iterator[Path]:
     """A local folder to fill; it appears under `uri` when the block ends without error.
 
     An older folder of that name is replaced. On an object store files appear one by one.
+
+    Args:
+        uri: the folder.
+        last: a file of it that goes to an object store after all others, so that where it is, all
+            are; an older one is removed first.
+        scratch: where to make the folder before it goes to an object store; none: the system's
+            place for temporary files.
 
     Raises:
         UserError: no permission, the disk is full, or a file is there. Nothing is left behind.
@@ -203,7 +212,7 @@ def atomic_folder(uri: str) -> Iterator[Path]:
         if local:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         name = tempfile.mkdtemp(
-            prefix=f".{Path(path).name}.", dir=Path(path).parent if local else None
+            prefix=f".{Path(path).name}.", dir=Path(path).parent if local else scratch
         )
     temporary = Path(name)
     try:
@@ -213,7 +222,7 @@ def atomic_folder(uri: str) -> Iterator[Path]:
                 _replace_folder(temporary, Path(path))
         if not local:
             with _reaching(uri):
-                _upload_folder(temporary, filesystem, path)
+                _upload_folder(temporary, filesystem, path, last)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -233,12 +242,20 @@ def _replace_folder(temporary: Path, path: Path) -> None:
     shutil.rmtree(replaced)
 
 
-def _upload_folder(temporary: Path, filesystem: fsspec.AbstractFileSystem, path: str) -> None:
+def _upload_folder(
+    temporary: Path, filesystem: fsspec.AbstractFileSystem, path: str, last: str | None
+) -> None:
     older = set(filesystem.find(path))
-    filesystem.put(f"{temporary}/", path, recursive=True)
-    files = (file for file in temporary.rglob("*") if file.is_file())
-    newer = {join(path, file.relative_to(temporary).as_posix()) for file in files}
-    for left_over in older - newer:
+    files = sorted(file for file in temporary.rglob("*") if file.is_file())
+    newer = [join(path, file.relative_to(temporary).as_posix()) for file in files]
+    final = None if last is None else join(path, last)
+    if final in older:
+        filesystem.rm_file(final)
+    first = [pair for pair in zip(files, newer, strict=True) if pair[1] != final]
+    filesystem.put([str(file) for file, _ in first], [place for _, place in first])
+    if final is not None:
+        filesystem.put_file(str(temporary / str(last)), final)
+    for left_over in older - {*newer}:
         filesystem.rm_file(left_over)
 
 

@@ -30,6 +30,8 @@ ANSWER_SECONDS = 30.0
 UPLOAD_SECONDS = 600.0
 SILENCE_SECONDS = 60.0
 """a log that says nothing for so long is asked for again: the connection may be dead"""
+STOP_GRACE = {"RAY_JOB_STOP_WAIT_TIME_S": "60"}
+"""seconds in which a job that is stopped keeps its last checkpoint; Ray gives three"""
 FINISHED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -159,7 +161,7 @@ class Cluster:
                 self._jobs.submit_job(
                     entrypoint=request.entrypoint,
                     submission_id=request.submission_id,
-                    runtime_env={"working_dir": str(request.working_dir)},
+                    runtime_env={"working_dir": str(request.working_dir), "env_vars": STOP_GRACE},
                     metadata=dict(request.metadata),
                 )
         except _RefusedError as error:

@@ -21,7 +21,7 @@ AT_ONCE = 1000
 class Tell(Protocol):
     """Where a line for the user goes."""
 
-    def __call__(self, line: str) -> None:
+    def __call__(self, line: str, /) -> None:
         """Show the line."""
 
 

@@ -29,6 +29,8 @@ MAX_PARAM = 6000
 IMAGES_TAG = "mlflow.loggedImages"
 """tells MLflow's page that a run has images"""
 
+STARTS_TAG, RESTARTS_TAG = "facevae.starts", "facevae.restarts"
+
 
 class RunId(NamedTuple):
     """A run and the store that holds it: all that another process needs to add to it."""
@@ -51,7 +53,7 @@ class Run:
 
     Raises:
         UserError: the server was away for longer than the patience, or it refused; from every
-            method but `metrics`, `image`, `skip_stored` and `close`.
+            method but `metrics`, `image`, `mark_start`, `skip_stored` and `close`.
     """
 
     def __init__(
@@ -129,6 +131,22 @@ class Run:
             self.call(send)
         else:
             self.delivery.put(lambda _: send(), [None])
+
+    def mark_start(self, step: int) -> None:
+        """Mark, in the background, that work begins or goes on at a step.
+
+        Two tags tell the steps of all starts, and how many of them were restarts.
+        """
+        starts: list[str] = []
+
+        def send(_: list[None]) -> None:
+            if not starts:  # once, so that a second try adds nothing
+                tags = self._client.get_run(self.id.run_id).data.tags
+                starts.extend([*tags.get(STARTS_TAG, "").split(), str(step)])
+            self._client.set_tag(self.id.run_id, STARTS_TAG, " ".join(starts))
+            self._client.set_tag(self.id.run_id, RESTARTS_TAG, str(len(starts) - 1))
+
+        self.delivery.put(send, [None])
 
     def dataset(self, name: str, digest: str, context: str) -> None:
         """Log which data the run used; MLflow keeps the first 36 digits of a digest."""

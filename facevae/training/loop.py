@@ -6,7 +6,7 @@ Legend: B images of this rank, D stored image size.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from facevae.errors import UserError
 from facevae.losses import kl_divergence
+from facevae.models import VAE
 from facevae.models.vae import Reconstruction
 from facevae.pixels import model_input, resize, to_float, to_pixels
 from facevae.training.step import LossTerms, Trainee, learning_rate
@@ -28,7 +29,7 @@ MAX_PIXEL = 255.0
 
 
 class Listener(Protocol):
-    """Whom the loop tells. `log` and `show` are called on rank 0 only, `save` on every rank."""
+    """Whom the loop tells, on rank 0 only."""
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Remember the metrics of a step."""
@@ -36,8 +37,11 @@ class Listener(Protocol):
     def show(self, step: int, originals: np.ndarray, reconstructions: np.ndarray) -> None:
         """Remember what faces look like, uint8 [n,S,S,3] each."""
 
-    def save(self, step: int) -> None:
-        """Keep a checkpoint of the trainee after a step."""
+    def save(self, step: int, sums: list[list[float]]) -> None:
+        """Keep a checkpoint of the trainee after a step, with what `train` takes as its sums."""
+
+    def wants_checkpoint(self) -> bool:
+        """Whether a checkpoint is wanted out of turn, now; asked after every step."""
 
 
 def train(
@@ -46,6 +50,7 @@ def train(
     held_out: UInt8[np.ndarray, "n D D 3"],
     first_step: int,
     listener: Listener,
+    sums: Sequence[Sequence[float]] = (),
 ) -> None:
     """Train from `first_step` (counted from 1) to the last step of the configuration.
 
@@ -55,12 +60,13 @@ def train(
         held_out: validation images, the same on every rank; the first of them fill the grids.
         first_step: the step that the first batch belongs to.
         listener: whom to tell.
+        sums: each rank's sums of loss terms since the last logged step, from a checkpoint.
 
     Raises:
         UserError: a loss term is not finite; on every rank alike.
     """
     config = trainee.config
-    meter = _Meter(trainee)
+    meter = _Meter(trainee, sums)
     for step in range(first_step, config.steps + 1):
         meter.add(step, trainee(next(batches), step))
 
@@ -78,8 +84,18 @@ def train(
         if due(config.checkpoint_every):
             with meter.paused():
                 meter.check_finite()
-                _check_weights(trainee, step)
-                listener.save(step)
+                _save(listener, trainee, step, meter.of_all_ranks())
+        elif trainee.rank.rank == 0 and listener.wants_checkpoint():
+            # All ranks hold the same, so the others need not know, and nothing waits for them; only
+            # the next logged mean lacks their part of the steps before.
+            with meter.paused():
+                _save(listener, trainee, step, [meter.of_this_rank()])
+
+
+def _save(listener: Listener, trainee: Trainee, step: int, sums: list[list[float]]) -> None:
+    _check_weights(trainee, step)
+    if trainee.rank.rank == 0:
+        listener.save(step, sums)
 
 
 def _log(listener: Listener, trainee: Trainee, step: int, metrics: Metrics) -> None:
@@ -104,6 +120,7 @@ def validate(trainee: Trainee, held_out: UInt8[np.ndarray, "n D D 3"]) -> Metric
     Each rank takes every R-th image. PSNR is that of the mean squared pixel error, in dB.
     """
     model, criterion = trainee.model.eval(), trainee.criterion
+    _share_buffers(model)
     rank, ranks = trainee.rank
     stride = ranks * trainee.batch_size
     sums = torch.zeros(4 + len(criterion.layers), dtype=torch.float64, device=trainee.device)
@@ -131,6 +148,16 @@ def validate(trainee: Trainee, held_out: UInt8[np.ndarray, "n D D 3"]) -> Metric
         "validation/psnr": 10 * float(np.log10(MAX_PIXEL**2 / max(squared_mean, 1e-12))),
         **_by_layer("validation", trainee, layers),
     }
+
+
+def _share_buffers(model: VAE) -> None:
+    """Give all ranks the batch-norm statistics of rank 0, whose model is the one that is kept.
+
+    Those of the moving average are else each rank's own.
+    """
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
 
 
 @torch.no_grad()
@@ -162,9 +189,14 @@ def _summed(values: Tensor) -> Tensor:
 class _Meter:
     """Sums of loss terms since the last log, kept on the device so that no step waits for them."""
 
-    def __init__(self, trainee: Trainee) -> None:
+    def __init__(self, trainee: Trainee, sums: Sequence[Sequence[float]] = ()) -> None:
+        """Takes what ranks had summed up before; of another number of ranks, the first has all."""
         self._trainee = trainee
         self._sums = self._zeros(3 + len(trainee.criterion.layers))
+        rank, ranks = trainee.rank
+        mine = [sums[rank]] if len(sums) == ranks else sums if rank == 0 else []
+        for each in mine:
+            self._sums += torch.tensor(each, dtype=torch.float64, device=trainee.device)
         self._first_bad = torch.full((2,), torch.inf, dtype=torch.float64, device=trainee.device)
         self._since = time.perf_counter()
 
@@ -178,6 +210,16 @@ class _Meter:
         self._sums += sums
         bad = torch.where(torch.isfinite(sums[:2]), torch.inf, float(step))
         self._first_bad = torch.minimum(self._first_bad, bad)
+
+    def of_this_rank(self) -> list[float]:
+        values: list[float] = self._sums.tolist()
+        return values
+
+    def of_all_ranks(self) -> list[list[float]]:
+        every = self._zeros(self._trainee.rank.ranks * len(self._sums)).view(-1, len(self._sums))
+        every[self._trainee.rank.rank] = self._sums
+        rows: list[list[float]] = _summed(every).tolist()
+        return rows
 
     def check_finite(self) -> None:
         first_bad = self._first_bad.clone()

@@ -152,11 +152,13 @@ class Trainee:
         assert isinstance(self.average.module, VAE)
         return self.average.module
 
-    def state(self, step: int, history: list[dict[str, float]]) -> TrainingState:
+    def state(
+        self, step: int, history: list[dict[str, float]], sums: list[list[float]]
+    ) -> TrainingState:
         """All that a checkpoint of a step holds."""
         average = self.average.module.state_dict() if self.average else None
         return TrainingState(
-            step, self.vae.state_dict(), average, self.optimizer.state_dict(), history
+            step, self.vae.state_dict(), average, self.optimizer.state_dict(), history, sums
         )
 
     def restore(self, state: TrainingState) -> None:

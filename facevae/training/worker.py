@@ -1,11 +1,12 @@
 """What each Ray Train worker runs: the training loop over its share of the batches."""
 
-import shutil
-import tempfile
+import contextlib
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from facevae import figures, storage
-from facevae.checkpoint import ModelCard, TrainingState, load_training, save_training
+from facevae.checkpoint import ModelCard, TrainingState, on_host, save_training
 from facevae.config import TrainConfig
 from facevae.data.batches import Share, epoch_plan, spread_images, training_batches
 from facevae.data.shards import Manifest, read_manifest
@@ -24,8 +25,15 @@ from facevae.errors import UserError
 from facevae.models import VAE, build_vae
 from facevae.models.perceptual import PerceptualNetwork, build_perceptual_network
 from facevae.tracking import NODES_TAG, Run, RunId
+from facevae.training.checkpoints import Checkpoints
 from facevae.training.loop import WORKERS, Metrics, train
 from facevae.training.step import Criterion, Rank, Trainee
+
+T = TypeVar("T")
+LOOKING_SECONDS = 0.2
+"""between two looks at what the driver wishes"""
+ENDING_SECONDS = 30.0
+"""in which a driver that was told to stop ends, and its workers with it"""
 
 
 def train_worker(job: dict[str, Any]) -> None:
@@ -42,9 +50,11 @@ def train_worker(job: dict[str, Any]) -> None:
     rank = Rank(context.get_world_rank(), context.get_world_size())
     manifest = read_manifest(job["shards"])
     trainee = _trainee(config, rank)
-    state = _restore(trainee)
+    checkpoints = Checkpoints(config.output, config.training, _teller(job["progress"]))
+    state = _restore(trainee, checkpoints)
     done = state.step if state else 0
-    listener = _Listener(trainee, config, manifest, job, state.history if state else [])
+    history = state.history if state else []
+    listener = _Listener(trainee, checkpoints, config, manifest, job, history)
     listener.catch_up(done)
     if done >= config.training.steps:
         listener.finish()
@@ -57,7 +67,8 @@ def train_worker(job: dict[str, Any]) -> None:
         job["shards"], plan, share, trainee.device, job["readers"], job["reader_labels"]
     )
     held_out = spread_images(job["shards"], manifest, "val", config.training.validation_images)
-    train(trainee, (batch.pixels for batch in batches), held_out, done + 1, listener)
+    sums = state.sums if state else []
+    train(trainee, (batch.pixels for batch in batches), held_out, done + 1, listener, sums)
     listener.finish()
 
 
@@ -91,14 +102,69 @@ def _network(config: TrainConfig, vae: VAE, device: torch.device) -> PerceptualN
     return network.to(device)
 
 
-def _restore(trainee: Trainee) -> TrainingState | None:
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
+def _teller(board: Any) -> Callable[[str], None]:
+    """What shows a line to the user at the driver."""
+
+    def tell(line: str) -> None:
+        board.tell.remote(line)
+
+    return tell
+
+
+def _restore(trainee: Trainee, checkpoints: Checkpoints) -> TrainingState | None:
+    """Go back to the newest whole checkpoint, if there is one: the one that rank 0 finds."""
+    state = None
+    if trainee.rank.rank == 0:
+        checkpoints.tidy()
+
+    def find() -> int | None:
+        nonlocal state
+        state = checkpoints.newest()
+        return state.step if state else None
+
+    step = _from_first_rank(trainee.rank, find)
+    if step is None:
         return None
-    with checkpoint.as_directory() as folder:
-        state = load_training(Path(folder))
+    state = state or checkpoints.load(step)
     trainee.restore(state)
     return state
+
+
+def _from_first_rank(rank: Rank, find: Callable[[], T]) -> T:
+    """What rank 0 finds, on every rank; also the mistake that it finds."""
+    found: list[Any] = [None, None]
+    if rank.rank == 0:
+        try:
+            found[0] = find()
+        except UserError as error:
+            found[1] = str(error)
+    if dist.is_initialized():
+        dist.broadcast_object_list(found)
+    if found[1] is not None:
+        raise UserError(found[1])
+    value: T = found[0]
+    return value
+
+
+class _Wishes:
+    """What the driver asks of the training, looked up in the background so that no step waits."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+        self.stop, self._saves = ray.get(board.wishes.remote())
+        self._saved = self._saves
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        with contextlib.suppress(ray.exceptions.RayError):  # the driver has gone
+            while True:
+                self.stop, self._saves = ray.get(self._board.wishes.remote())
+                time.sleep(LOOKING_SECONDS)
+
+    def is_new(self) -> bool:
+        """Whether a checkpoint is asked for that was not when this was called last."""
+        before, self._saved = self._saved, self._saves
+        return bool(self.stop or self._saved > before)
 
 
 class _Listener:
@@ -107,26 +173,26 @@ class _Listener:
     def __init__(
         self,
         trainee: Trainee,
+        checkpoints: Checkpoints,
         config: TrainConfig,
         manifest: Manifest,
         job: dict[str, Any],
         history: list[dict[str, float]],
     ) -> None:
         self._trainee, self._config, self._history = trainee, config, history
+        self._checkpoints = checkpoints
         self._shards_digest, self._board = manifest.digest, job["progress"]
         self._run_id, self._submission_id = RunId(*job["run"]), job["submission_id"]
-        self._run = None
+        self._run, self._wishes = None, None
         if trainee.rank.rank == 0:
+            self._wishes = _Wishes(self._board)
             self._run = Run(
                 self._run_id,
                 config.tracking,
                 config.output,
                 started=job["started"],
-                tell=self._tell,
+                tell=_teller(self._board),
             )
-
-    def _tell(self, line: str) -> None:
-        self._board.tell.remote(line)
 
     def catch_up(self, done: int) -> None:
         """Deliver what an earlier try up to a step has made and the store lacks, and only that."""
@@ -151,6 +217,7 @@ class _Listener:
         if self._run is None:
             return
         self._run.tags({NODES_TAG: ", ".join(addresses)}, wait=False)
+        self._run.mark_start(step)
         now = float(self._trainee.rank.ranks)
         before = next((row[WORKERS] for row in reversed(self._history) if WORKERS in row), now)
         if now != before:
@@ -167,39 +234,37 @@ class _Listener:
 
     def show(self, step: int, originals: np.ndarray, reconstructions: np.ndarray) -> None:
         grid = figures.reconstruction_grid(originals, reconstructions)
-        figures.save_png(grid, self._grid(step))
+        try:
+            figures.save_png(grid, self._grid(step))
+        except (UserError, OSError) as error:  # a picture is no reason to stop
+            self._board.tell.remote(f"warning: the grid of step {step} is missing ({error})")
         if self._run is not None:
             # From the file when its turn comes, since many may have to wait for the server.
             self._run.image("reconstructions", step, self._stored_grid(step))
 
-    def save(self, step: int) -> None:
-        metrics = {"step": step}
-        name = f"step_{step:07d}"
-        if self._trainee.rank.rank != 0:
-            ray.train.report(metrics, checkpoint_dir_name=name)
-            return
-        # Ray uploads in the background and deletes the folder when it is done; in the worker's own
-        # folder it goes with Ray's session if an upload breaks off.
-        folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=Path.cwd()))
+    def wants_checkpoint(self) -> bool:
+        self._checkpoints.check()
+        return self._wishes is not None and self._wishes.is_new()
+
+    def save(self, step: int, sums: list[list[float]]) -> None:
+        # A copy, for the next steps go on while it is written.
+        state = on_host(self._trainee.state(step, [*self._history], sums))
         card = ModelCard(self._config.model, step, self._shards_digest, self._run_id.run_id)
         config = self._config.model_dump(mode="json")
-        try:
-            with storage.writing_to(str(folder)):
-                state = self._trainee.state(step, self._history)
-                save_training(folder, state, card, config, self._submission_id)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        ray.train.report(
-            metrics,
-            ray.train.Checkpoint.from_directory(str(folder)),
-            checkpoint_dir_name=name,
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-            delete_local_checkpoint_after_upload=True,
-        )
+
+        def write(folder: Path) -> None:
+            save_training(folder, state, card, config, self._submission_id)
+
+        self._checkpoints.save(step, state.history, write)
+        if self._wishes is not None and self._wishes.stop:
+            self._checkpoints.finish()
+            ray.get(self._board.stopped.remote(step))
+            time.sleep(ENDING_SECONDS)
+            raise UserError(f"training was stopped after step {step}")
 
     def finish(self) -> None:
         """Wait until all has arrived; the driver is told if not, for the training is done."""
+        self._checkpoints.finish()
         if self._run is None:
             return
         try:
@@ -207,36 +272,3 @@ class _Listener:
         except UserError as error:
             ray.get(self._board.lose.remote(str(error)))
         self._run.close()
-
-
-class ProgressBoard:
-    """The newest metrics of a training run, for the driver to look at."""
-
-    def __init__(self) -> None:
-        """An empty board."""
-        self._step = 0
-        self._metrics: Metrics = {}
-        self._lines: list[str] = []
-        self._lost: str | None = None
-
-    def show(self, step: int, metrics: Metrics) -> None:
-        """Put up a step's metrics, beside older ones of other names."""
-        self._step = step
-        self._metrics |= metrics
-
-    def tell(self, line: str) -> None:
-        """Put up a message for the user."""
-        self._lines.append(line)
-
-    def lose(self, reason: str) -> None:
-        """Remember why what the run should log has not arrived."""
-        self._lost = reason
-
-    def lost(self) -> str | None:
-        """Why what the run should log has not arrived; none if it has."""
-        return self._lost
-
-    def read(self) -> tuple[int, Metrics, list[str]]:
-        """The newest step and metrics, and the messages since the last call."""
-        lines, self._lines = self._lines, []
-        return self._step, self._metrics, lines

@@ -1,9 +1,10 @@
 """`train`: shards to a trained VAE."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from ray.train.torch import TorchTrainer
 
 from facevae import figures, runtime, storage
-from facevae.checkpoint import export_model, load_model, load_training
+from facevae.checkpoint import DamagedError, export_model, load_model
 from facevae.config import ShardsConfig, TrainConfig
 from facevae.data.batches import spread_images
 from facevae.data.shards import Manifest, read_manifest
@@ -23,17 +24,24 @@ from facevae.models.perceptual_weights import perceptual_weights_digest
 from facevae.pixels import crop_and_resize
 from facevae.progress import progress, say
 from facevae.tracking import MODEL_NAME, SHARDS_RUN_TAG, Run, log_model, start_run, store_uri
+from facevae.training.board import ProgressBoard
+from facevae.training.checkpoints import FOLDER, Checkpoints
 from facevae.training.loop import Metrics
 from facevae.training.resources import WorkerPlan, plan_training
-from facevae.training.worker import ProgressBoard, train_worker
+from facevae.training.worker import train_worker
 from facevae.verbs.places import check_places, places_of
 from facevae.verbs.shards import shard_faces
+from facevae.verbs.stopping import stopping
 
-CHECKPOINTS = "checkpoints"
+BEST = "best"
 CURVES = ("loss", "kl", "reconstruction", "psnr", "images_per_second", "learning_rate")
 SPLITS = ("train", "validation")
 LOST_WORKERS = 20
-"""how often a run with a range of workers starts anew after losing one; the same command goes on"""
+"""how often a run starts anew after losing a worker; the same command goes on from there"""
+KEEPING = {"checkpoints_kept", "keep_best", "failed_checkpoints_allowed"}
+"""what may change when a run goes on, since the result does not depend on it"""
+STOP_SECONDS = 60.0
+"""how long a run that is told to stop waits for its checkpoint"""
 MINUTES_FOR_NODES = 30
 """how long training waits for nodes that the autoscaler must add first"""
 
@@ -79,12 +87,12 @@ def train_model(config: TrainConfig) -> dict[str, float]:
     ) as run:
         run.dataset(shards.rpartition("/")[2], manifest.digest, "training")
         run.tags({SHARDS_RUN_TAG: manifest.run_id or "", **judge})
-        checkpoint, lost = _fit(config, plan, shards, run)
-        with checkpoint.as_directory() as folder:
-            history = _keep_model(config, Path(folder))
+        lost = _fit(config, plan, shards, run)
+        history, best = _keep_models(config)
+        run.tags({f"facevae.{name}": f"{step:.0f}" for name, step in best.items()})
         if lost is not None:
             raise UserError(lost)
-        metrics = _publish(config, shards, manifest, history, run)
+        metrics = _publish(config, shards, manifest, history, run) | best
     storage.write_json(result, metrics)
     return metrics
 
@@ -99,12 +107,12 @@ def _claim(output: str, config: TrainConfig) -> None:
     for section, values in mine.items():
         if theirs.get(section) == values:
             continue
-        keys = (
-            [k for k in values if values[k] != (theirs.get(section) or {}).get(k)]
-            if isinstance(values, dict)
-            else []
-        )
-        name = f"{section}.{keys[0]}" if keys else section
+        name = section
+        if isinstance(values, dict):
+            keys = [k for k in values if values[k] != (theirs.get(section) or {}).get(k)]
+            if not keys:
+                continue
+            name = f"{section}.{keys[0]}"
         raise UserError(
             f"{output} holds a run with another {name}; choose another --output to start afresh, "
             "or repeat the old settings to go on"
@@ -113,7 +121,8 @@ def _claim(output: str, config: TrainConfig) -> None:
 
 def _lasting(config: TrainConfig) -> dict[str, Any]:
     """The settings that may not change when a run goes on."""
-    return config.model_dump(mode="json", exclude={"output", "tracking", "scaling"})
+    whole = {"output": True, "tracking": True, "scaling": True}
+    return config.model_dump(mode="json", exclude={**whole, "training": KEEPING})
 
 
 def _shards(config: TrainConfig) -> str:
@@ -137,10 +146,12 @@ def _check_data(config: TrainConfig, shards: str, manifest: Manifest) -> None:
             )
 
 
-def _fit(
-    config: TrainConfig, plan: WorkerPlan, shards: str, run: Run
-) -> tuple[ray.train.Checkpoint, str | None]:
-    """Run Ray Train; returns the newest checkpoint, and why MLflow lacks some metrics."""
+def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> str | None:
+    """Run Ray Train; returns why MLflow lacks some metrics.
+
+    Checkpoints are the workers' own (training/checkpoints.py): Ray's record of them would be one
+    more file to trust, and a failure to write it ends a run.
+    """
     filesystem, path = storage.arrow_filesystem(config.output)
     # On the driver's node: on one of the workers' it would go with it.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
@@ -165,25 +176,37 @@ def _fit(
             label_selector=plan.worker_labels or None,
         ),
         run_config=ray.train.RunConfig(
-            name=CHECKPOINTS,
+            name=FOLDER,
             storage_path=path,
             storage_filesystem=filesystem,
-            checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=config.training.checkpoints_kept
-            ),
             failure_config=_failures(plan),
             callbacks=[StopAtMistakes()],
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    with _shown_progress(board, config.training.steps):
+    with (
+        stopping(partial(_keep_a_checkpoint, board)),
+        _shown_progress(board, config.training.steps),
+    ):
         try:
-            result = trainer.fit()
+            trainer.fit()
         except ray.train.TrainingFailedError as error:
-            remove_unfinished(storage.join(config.output, CHECKPOINTS))
             raise _cause(error) from error
-    assert result.checkpoint is not None, "the last step saves a checkpoint"
-    return result.checkpoint, ray.get(board.lost.remote())
+    lost: str | None = ray.get(board.lost.remote())
+    return lost
+
+
+def _keep_a_checkpoint(board: Any) -> None:
+    """Have the workers keep a checkpoint, if there are any, and wait for it."""
+    if not ray.get(board.stop.remote()):
+        return
+    say("train: told to stop; a checkpoint is kept first")
+    kept, ends = None, time.monotonic() + STOP_SECONDS
+    while kept is None and time.monotonic() < ends:
+        time.sleep(0.05)
+        kept = ray.get(board.last_step.remote())
+    if kept is not None:
+        say(f"train: the checkpoint of step {kept} is kept")
 
 
 def _count(plan: WorkerPlan) -> int | tuple[int, int]:
@@ -195,14 +218,12 @@ def _failures(plan: WorkerPlan) -> ray.train.FailureConfig:
 
     Ray tries for a minute to start workers, and counts what failed over the whole run. A range of
     workers is there to outlive lost nodes; each loss costs such a try, since Ray's count of nodes
-    lags behind.
+    lags behind. A fixed number outlives lost processes.
     """
-    if plan.fewest < plan.workers:
-        return ray.train.FailureConfig(
-            max_failures=LOST_WORKERS, controller_failure_limit=MINUTES_FOR_NODES + LOST_WORKERS
-        )
     limit = MINUTES_FOR_NODES if plan.is_waiting else 3
-    return ray.train.FailureConfig(controller_failure_limit=limit)
+    if plan.fewest < plan.workers:
+        limit = MINUTES_FOR_NODES + LOST_WORKERS
+    return ray.train.FailureConfig(max_failures=LOST_WORKERS, controller_failure_limit=limit)
 
 
 class StopAtMistakes(ray.train.UserCallback):  # type: ignore[misc]  # ray is not annotated
@@ -214,18 +235,6 @@ class StopAtMistakes(ray.train.UserCallback):  # type: ignore[misc]  # ray is no
             mistake = _mistake(exception)
             if mistake is not None:
                 raise mistake
-
-
-def remove_unfinished(checkpoints: str) -> None:
-    """Remove the checkpoints whose upload broke off: those that Ray's record does not list."""
-    record = storage.join(checkpoints, "checkpoint_manager_snapshot.json")
-    finished = set()
-    if storage.exists(record):
-        results = storage.read_json(record)["checkpoint_results"]
-        finished = {result["checkpoint_dir_name"] for result in results}
-    for name in storage.names(checkpoints):
-        if name.startswith("step_") and name not in finished:
-            storage.remove_folder(storage.join(checkpoints, name))
 
 
 def _cause(error: Exception) -> Exception:
@@ -250,8 +259,14 @@ def _mistake(failure: BaseException | None) -> UserError | None:
 def _shown_progress(board: Any, steps: int) -> Iterator[None]:
     finished = threading.Event()
     with progress("train", steps, "steps") as bar:
+        seen: set[str] = set()
 
         def look() -> None:
+            to_go = runtime.nodes_to_go() - seen
+            if to_go:
+                seen.update(to_go)
+                board.save.remote()
+                say("train: a node has been told to go; a checkpoint is kept now")
             step, metrics, lines = ray.get(board.read.remote())
             for line in lines:
                 say(line)
@@ -281,13 +296,35 @@ def _note(metrics: Metrics) -> str:
     return "  ".join(parts)
 
 
-def _keep_model(config: TrainConfig, checkpoint: Path) -> list[Metrics]:
-    """Copy the model out of the newest checkpoint, draw the curves; returns the history."""
-    history = load_training(checkpoint).history
-    with storage.atomic_folder(storage.join(config.output, MODEL_NAME)) as folder:
-        export_model(checkpoint, folder)
-    figures.save_png(_curves(history), storage.join(config.output, "curves.png"))
-    return history
+def _keep_models(config: TrainConfig) -> tuple[list[Metrics], Metrics]:
+    """Copy the models out of the last checkpoint and the best one, and draw the curves.
+
+    Returns:
+        The history, and `best_step` if the best is kept.
+    """
+    checkpoints = Checkpoints(config.output, config.training)
+    state = checkpoints.newest()
+    if state is None or state.step != config.training.steps:
+        raise UserError(
+            f"the last checkpoint in {storage.join(config.output, FOLDER)} is not whole: give the "
+            "same command again to train from the one before"
+        )
+    _export(checkpoints.place(state.step), storage.join(config.output, MODEL_NAME))
+    best = checkpoints.best(state.history) if config.training.keep_best else None
+    if best is not None:
+        try:
+            checkpoints.load(best)
+            _export(checkpoints.place(best), storage.join(config.output, BEST))
+        except DamagedError as error:
+            say(f"warning: {BEST} is left out: {checkpoints.place(best)} is not whole ({error})")
+            best = None
+    figures.save_png(_curves(state.history), storage.join(config.output, "curves.png"))
+    return state.history, {} if best is None else {"best_step": float(best)}
+
+
+def _export(checkpoint: str, place: str) -> None:
+    with storage.local_copy(checkpoint) as source, storage.atomic_folder(place) as folder:
+        export_model(source, folder)
 
 
 def _curves(history: list[Metrics]) -> Image.Image:

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -21,7 +23,7 @@ from facevae.data.shards import read_manifest
 from facevae.errors import UserError
 from facevae.pixels import model_input, to_pixels
 from facevae.tracking import RunId, model_folder, read_run_id
-from facevae.verbs.train import remove_unfinished, train_model
+from facevae.verbs.train import train_model
 
 LAST = "step_0000006"
 
@@ -71,14 +73,33 @@ def test_the_run_folder_holds_model_pictures_and_figures(trained):
     assert kept == ["step_0000003", LAST]
 
 
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(trained, shards, tmp_path):
+def test_the_best_model_is_kept_recorded_and_has_a_name(trained, run):
+    history = load_training(trained / "checkpoints" / LAST).history
+    losses = {r["step"]: r["validation/loss"] for r in history if "validation/loss" in r}
+    best = min(losses, key=losses.__getitem__)
+    assert json.loads((trained / "result.json").read_text())["best_step"] == best
+    assert MlflowClient(run.uri).get_run(run.run_id).data.tags["facevae.best_step"] == str(best)
+    with model_folder(str(trained / "best"), TrackingConfig(uri=run.uri), "unused") as folder:
+        assert load_model(folder).card.step == best
+
+
+def test_a_run_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(
+    trained, shards, tmp_path, capsys
+):
     """The state after step 3 and the last three steps give what six steps gave, bit for bit.
 
-    Ray starts the most workers of a range that the cluster holds: two, as before.
+    That after step 6 is there but cut short. Ray starts the most workers of a range that the
+    cluster holds: two, as before.
     """
     output, run = killed_after_step_3(trained, tmp_path / "again")
+    shutil.copytree(trained / "checkpoints" / LAST, output / "checkpoints" / LAST)
+    os.truncate(output / "checkpoints" / LAST / "optimizer.pt", 1000)
     metrics = _drop_after(run, "train/loss", 2)  # as if the server had been away from then on
     train_model(config(shards, output, workers=(1, 2)))
+    said = (
+        rf"checkpoint \S+{LAST} is not whole \(optimizer.pt .*from \S+step_0000003, the one before"
+    )
+    assert re.search(said, capsys.readouterr().err)
     again = load_training(output / "checkpoints" / LAST)
     before = load_training(trained / "checkpoints" / LAST)
     for name, weights in before.weights.items():
@@ -148,21 +169,8 @@ def killed_after_step_3(trained: Path, output: Path) -> tuple[Path, RunId]:
     """A copy of a run's folder, as if it had been killed after step 3, and its run."""
     shutil.copytree(trained, output)
     run = _as_if_unpublished(output)
-    snapshot = output / "checkpoints" / "checkpoint_manager_snapshot.json"
-    text = snapshot.read_text()
     shutil.rmtree(output / "checkpoints" / LAST)
-    snapshot.write_text(_without_last(text))
     return output, run
-
-
-def _without_last(snapshot: str) -> str:
-    value = json.loads(snapshot)
-    value["checkpoint_results"] = [
-        result for result in value["checkpoint_results"] if result["checkpoint_dir_name"] != LAST
-    ]
-    value["checkpoint_report_indices"].pop()
-    value["latest_checkpoint_result"] = value["checkpoint_results"][-1]
-    return json.dumps(value)
 
 
 def test_a_finished_run_says_so_and_other_settings_are_refused(trained, shards, capsys):
@@ -260,14 +268,6 @@ def test_what_cannot_work_is_refused_before_anything_starts(shards, tmp_path, ch
     with pytest.raises(UserError, match=message):
         train_model(TrainConfig(**settings))
     assert not (tmp_path / "out" / "mlflow.db").exists()
-
-
-def test_a_checkpoint_whose_upload_broke_off_is_removed_and_finished_ones_stay(trained, tmp_path):
-    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
-    (tmp_path / "checkpoints" / "step_0000099").mkdir()
-    remove_unfinished(str(tmp_path / "checkpoints"))
-    left = {path.name for path in (tmp_path / "checkpoints").glob("step_*")}
-    assert left == {"step_0000003", LAST}
 
 
 def test_the_wikis_recipe_runs_with_its_three_facenet_layers(tmp_path):

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from facevae.checkpoint import (
+    DamagedError,
     ModelCard,
     TrainingState,
     load_model,
@@ -21,7 +23,7 @@ from facevae.checkpoint import (
 from facevae.config import ModelConfig
 from facevae.errors import UserError
 from facevae.models import build_vae
-from facevae.storage import file_digest
+from facevae.storage import file_digest, value_digest
 
 CONFIG = ModelConfig(latent_size=4)
 CARD = ModelCard(CONFIG, 7, "shards", "run")
@@ -36,7 +38,9 @@ def written(tmp_path_factory) -> tuple[Path, TrainingState]:
     vae.decode(torch.randn(2, 4)).sum().backward()
     optimizer.step()
     history = [{"step": 7, "train/loss": 0.1}]
-    state = TrainingState(7, vae.state_dict(), average, optimizer.state_dict(), history)
+    state = TrainingState(
+        7, vae.state_dict(), average, optimizer.state_dict(), history, [[1 / 3], [2.0]]
+    )
     folder = tmp_path_factory.mktemp("written")
     save_training(folder, state, CARD, {"any": "thing"})
     return folder, state
@@ -65,7 +69,8 @@ def test_a_model_reads_back_bit_for_bit(written):
 def test_a_training_state_reads_back_bit_for_bit(written):
     folder, state = written
     found = load_training(folder)
-    assert (found.step, found.history) == (state.step, state.history)
+    assert found[-2:] == state[-2:]
+    assert found.step == state.step
     assert_equal(found.weights, dict(state.weights))
     assert_equal(found.average, dict(state.average))
     assert any(not torch.equal(found.average[name], w) for name, w in found.weights.items())
@@ -136,11 +141,25 @@ def test_a_damaged_training_file_is_refused(folder, damage):
     assert "training.json" in refused(load_training, folder)
 
 
+@pytest.mark.parametrize("name", ["training.json", "model.json", "optimizer.pt"])
+def test_no_bit_of_any_file_may_change(folder, name):
+    """Also where the file stays readable, as a digit of the loss history does."""
+    data = bytearray((folder / name).read_bytes())
+    for place in np.linspace(0, len(data) - 2, 40).astype(int):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        (folder / name).write_bytes(changed)
+        with pytest.raises(DamagedError, match=name):
+            load_training(folder)
+
+
 def replace_optimizer(folder: Path, content: bytes) -> None:
     """Put another file in the optimiser's place, with the digest that belongs to it."""
     (folder / "optimizer.pt").write_bytes(content)
     value = json.loads((folder / "training.json").read_text())
     value["digests"]["optimizer.pt"] = file_digest(folder / "optimizer.pt")
+    del value["digest"]
+    value["digest"] = value_digest(value)
     (folder / "training.json").write_text(json.dumps(value))
 
 

@@ -162,7 +162,7 @@ def test_a_job_is_sent_with_its_folder_and_without_secrets(
     assert job["entrypoint"] == "python jobs/train.py"
     assert job["submission_id"] == "train-1"
     assert job["metadata"] == {"facevae.verb": "t"}
-    assert "env_vars" not in job["runtime_env"]
+    assert job["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "60"}
     assert job["runtime_env"]["working_dir"].startswith("gcs://_ray_pkg_")
     assert bodies["PUT", "/api/packages/gcs/_ray"].startswith(b"PK")
     for body in bodies.values():

@@ -44,8 +44,9 @@ HELD_OUT = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.u
 class Ear:
     """Remembers what it is told."""
 
-    def __init__(self, learner: Trainee) -> None:
+    def __init__(self, learner: Trainee, wanted: int = 0) -> None:
         self.learner = learner
+        self.wanted, self.asked = wanted, 0
         self.logged: list[tuple[int, dict[str, float]]] = []
         self.shown: list[int] = []
         self.saved: dict[int, object] = {}
@@ -58,13 +59,17 @@ class Ear:
         np.testing.assert_array_equal(originals, HELD_OUT[:3])
         self.shown.append(step)
 
-    def save(self, step):
-        self.saved[step] = copy.deepcopy(self.learner.state(step, []))
+    def wants_checkpoint(self):
+        self.asked += 1
+        return self.asked == self.wanted
+
+    def save(self, step, sums):
+        self.saved[step] = copy.deepcopy(self.learner.state(step, [], sums))
 
 
-def run(learner: Trainee, first: int = 1) -> Ear:
+def run(learner: Trainee, first: int = 1, sums=()) -> Ear:
     ear = Ear(learner)
-    train(learner, batches(first, learner.config.steps), HELD_OUT, first, ear)
+    train(learner, batches(first, learner.config.steps), HELD_OUT, first, ear, sums)
     return ear
 
 
@@ -74,6 +79,15 @@ def test_events_come_when_due_and_at_the_last_step():
     assert [s for s, m in ear.logged if "validation/psnr" in m] == [4, 7]
     assert ear.shown == [3, 6, 7]
     assert list(ear.saved) == [5, 7]
+
+
+def test_a_checkpoint_that_is_wanted_out_of_turn_is_kept_at_once_and_changes_nothing():
+    learner = trainee()
+    ear = Ear(learner, wanted=2)
+    train(learner, batches(1, 7), HELD_OUT, 1, ear)
+    assert list(ear.saved) == [2, 5, 7]
+    for one, other in zip(tensors(ear.saved[7]), tensors(run(trainee()).saved[7]), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_logged_means_are_those_of_the_steps_since_the_last():
@@ -95,9 +109,14 @@ def test_going_on_from_a_checkpoint_is_never_having_stopped(ema_decay):
     whole = run(trainee(ema_decay=ema_decay))
     learner = trainee(ema_decay=ema_decay)
     learner.restore(copy.deepcopy(whole.saved[5]))
-    rest = run(learner, first=6)
+    rest = run(learner, first=6, sums=whole.saved[5].sums)
+    assert trace(rest) == trace(whole)[-2:]  # that of step 6 is a mean over steps 5 and 6
     for one, other in zip(tensors(whole.saved[7]), tensors(rest.saved[7]), strict=True):
         assert torch.equal(one, other)
+
+
+def trace(ear: Ear) -> list[tuple[int, float]]:
+    return [(step, m["train/loss"]) for step, m in ear.logged if "train/loss" in m]
 
 
 def tensors(state: TrainingState) -> list[torch.Tensor]:
@@ -159,7 +178,7 @@ def test_logged_means_count_each_image_once_though_shares_differ(ranks, monkeypa
         learner = trainee(Rank(rank, ranks), steps=1, validate_every=2)
         learner.vae.eval()
         train(learner, iter([pixels[rank_slice(4, rank, ranks)]]), HELD_OUT, 1, Ear(learner))
-    train_sums = sums[::2]
+    train_sums = sums[::3]  # beside those of the validation and of the checkpoint
     assert [float(each[2]) for each in train_sums] == [
         rank_size(4, rank, ranks) for rank in range(ranks)
     ]

@@ -145,12 +145,12 @@ def test_a_restored_trainee_takes_the_same_step_bit_for_bit(ema_decay):
     first = trainee(ema_decay=ema_decay)
     for step in (1, 2):
         first(faces(8), step)
-    state = copy.deepcopy(first.state(2, []))
+    state = copy.deepcopy(first.state(2, [], []))
     first(faces(8), 3)
     second = trainee(ema_decay=ema_decay)
     second.restore(state)
     second(faces(8), 3)
-    for name, weights in first.state(3, []).weights.items():
+    for name, weights in first.state(3, [], []).weights.items():
         assert torch.equal(weights, second.vae.state_dict()[name]), name
     for name, weights in first.model.state_dict().items():
         assert torch.equal(weights, second.model.state_dict()[name]), name

@@ -1,0 +1,68 @@
+"""What driver and workers tell each other while training runs: an actor on the driver's node."""
+
+import time
+
+Metrics = dict[str, float]  # not that of loop.py: this process needs no torch
+LISTENING_SECONDS = 5.0
+"""a worker that has not asked for so long is not training"""
+
+
+class ProgressBoard:
+    """The newest metrics of a training run for the driver, and its wishes for the workers."""
+
+    def __init__(self) -> None:
+        """An empty board."""
+        self._step = 0
+        self._metrics: Metrics = {}
+        self._lines: list[str] = []
+        self._lost: str | None = None
+        self._stops, self._saves, self._asked = False, 0, 0.0
+        self._stopped: int | None = None
+
+    # --- from the workers ---
+
+    def show(self, step: int, metrics: Metrics) -> None:
+        """Put up a step's metrics, beside older ones of other names."""
+        self._step = step
+        self._metrics |= metrics
+
+    def tell(self, line: str) -> None:
+        """Put up a message for the user."""
+        self._lines.append(line)
+
+    def lose(self, reason: str) -> None:
+        """Remember why what the run should log has not arrived."""
+        self._lost = reason
+
+    def wishes(self) -> tuple[bool, int]:
+        """Whether to stop, and how many checkpoints out of turn were asked for so far."""
+        self._asked = time.monotonic()
+        return self._stops, self._saves
+
+    def stopped(self, step: int) -> None:
+        """Tell that the checkpoint of a step is kept, as the run stops."""
+        self._stopped = step
+
+    # --- from the driver ---
+
+    def stop(self) -> bool:
+        """Ask for a checkpoint and an end; whether a worker is there to hear it."""
+        self._stops = True
+        return time.monotonic() - self._asked < LISTENING_SECONDS
+
+    def save(self) -> None:
+        """Ask for a checkpoint now."""
+        self._saves += 1
+
+    def last_step(self) -> int | None:
+        """The step whose checkpoint was kept for the stop; none: not yet."""
+        return self._stopped
+
+    def lost(self) -> str | None:
+        """Why what the run should log has not arrived; none if it has."""
+        return self._lost
+
+    def read(self) -> tuple[int, Metrics, list[str]]:
+        """The newest step and metrics, and the messages since the last call."""
+        lines, self._lines = self._lines, []
+        return self._step, self._metrics, lines

@@ -1,0 +1,227 @@
+"""A training that is told to stop, loses a worker and loses its driver ends as if it had not.
+
+The signals are sent by the workers themselves, at given steps, so that every run of this test is
+the same.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import ray
+import torch
+from mlflow import MlflowClient
+
+from facevae.checkpoint import load_training
+from facevae.config import TrainConfig
+from facevae.data.shards import read_manifest
+from facevae.tracking import read_run_id
+from facevae.verbs.train import train_model
+
+STEPS, BATCH, RANKS = 60, 24, 2
+LOG_EVERY = 4  # so that checkpoints fall between two logged means
+TERMINATED_AT, WORKER_KILLED_AT, DRIVER_KILLED_AT, NOTICE_AT = 11, 23, 41, 44
+DRIVER = f"""
+import os, signal, sys, time
+from pathlib import Path
+
+from facevae.cli import run_verb
+from facevae.verbs import train
+
+DRIVER, NOTES = os.getpid(), Path(sys.argv[1])
+
+
+def noted(job):
+    import ray.train
+    from facevae.training import worker
+
+    rank, batches = ray.train.get_context().get_world_rank(), worker.training_batches
+
+    def once(name, pid, number):
+        if not (NOTES / name).exists():
+            (NOTES / name).write_text(str(time.time()))
+            os.kill(pid, number)
+
+    def noting(folder, plan, share, *rest):
+        step = share.start // share.global_batch_size
+        with open(NOTES / f"rows-{{rank}}-{{os.getpid()}}", "w") as notes:
+            for batch in batches(folder, plan, share, *rest):
+                step += 1
+                print(step, *batch.rows.tolist(), file=notes, flush=True)
+                if step == {TERMINATED_AT} and rank == 0:
+                    once("terminated", DRIVER, signal.SIGTERM)
+                if step == {WORKER_KILLED_AT} and rank == 1:
+                    once("worker", os.getpid(), signal.SIGKILL)
+                if step == {DRIVER_KILLED_AT} and rank == 0:
+                    once("driver", DRIVER, signal.SIGKILL)
+                if step == {NOTICE_AT} and rank == 0:
+                    (NOTES / "notice").touch()
+                    time.sleep(3)
+                yield batch
+
+    worker.training_batches = noting
+    worker.train_worker(job)
+
+
+def nodes_to_go():
+    return frozenset(["spot"] if (NOTES / "notice").exists() else [])
+
+
+train.train_worker, train.runtime.nodes_to_go = noted, nodes_to_go
+sys.exit(run_verb("train", sys.argv[2:]))
+"""
+
+
+class Ended(NamedTuple):
+    """How a driver ended: its exit code, what it said, and when."""
+
+    code: int
+    said: str
+    at: float
+
+
+class Interrupted(NamedTuple):
+    """The output of the run, the notes of its workers, and the ends of its drivers."""
+
+    output: Path
+    notes: Path
+    ends: list[Ended]
+
+
+def settings(shards: Path, output: Path) -> dict:
+    return {
+        "output": str(output),
+        "shards": str(shards),
+        "model": {"latent_size": 8},
+        "loss": {"reconstruction": "pixel", "beta": 1e-4},
+        "training": {
+            "steps": STEPS,
+            "global_batch_size": BATCH,
+            "log_every": LOG_EVERY,
+            "grid_every": STEPS,
+            "grid_faces": 4,
+            "validate_every": 20,
+            "validation_images": 16,
+            "checkpoint_every": 10,
+            "ema_decay": 0.9,
+        },
+        "scaling": {"workers": RANKS},
+        "tracking": {"system_metrics": False},
+    }
+
+
+@pytest.fixture(scope="module")
+def quiet(shards, tmp_path_factory) -> Path:
+    """The output of the run that nothing interrupts."""
+    output = tmp_path_factory.mktemp("quiet") / "run"
+    train_model(TrainConfig(**settings(shards, output)))
+    return output
+
+
+@pytest.fixture(scope="module")
+def interrupted(shards, tmp_path_factory) -> Interrupted:
+    """The same command until it succeeds, three times."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    (folder / "notes").mkdir()
+    (folder / "driver.py").write_text(DRIVER)
+    (folder / "config.json").write_text(json.dumps(settings(shards, folder / "run")))
+    words = [sys.executable, "driver.py", str(folder / "notes"), "--config", "config.json"]
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    ends = []
+    for _ in range(3):
+        done = subprocess.run(
+            words, cwd=folder, env=environment, capture_output=True, text=True, timeout=280
+        )
+        ends.append(Ended(done.returncode, done.stderr, time.time()))
+    return Interrupted(folder / "run", folder / "notes", ends)
+
+
+def test_a_run_that_is_told_to_stop_keeps_a_checkpoint_and_says_so(interrupted):
+    first, second, third = interrupted.ends
+    assert [first.code, second.code, third.code] == [143, -9, 0], "\n--\n".join(
+        e.said for e in interrupted.ends
+    )
+    assert first.said.endswith("facevae train: stopped; the same command goes on from here\n")
+    assert _stopped_at(interrupted) in (TERMINATED_AT, TERMINATED_AT + 1)
+    asked = float((interrupted.notes / "terminated").read_text())
+    print(f"from SIGTERM to the driver's end: {first.at - asked:.1f} s")
+
+
+def test_the_notice_that_a_node_will_go_makes_a_checkpoint(interrupted):
+    assert "train: a node has been told to go; a checkpoint is kept now" in interrupted.ends[2].said
+    kept = [int(path.name[5:]) for path in (interrupted.output / "checkpoints").glob("step_*")]
+    assert [step for step in kept if NOTICE_AT <= step < 50], kept
+
+
+def test_weights_and_metrics_are_those_of_the_run_that_nothing_interrupts(quiet, interrupted):
+    name = f"checkpoints/step_{STEPS:07d}"
+    one, other = load_training(quiet / name), load_training(interrupted.output / name)
+    for weights, others in ((one.weights, other.weights), (one.average, other.average)):
+        assert weights.keys() == others.keys()
+        for key, value in weights.items():
+            assert torch.equal(value, others[key]), key
+    first_mean = -(-_stopped_at(interrupted) // LOG_EVERY) * LOG_EVERY
+    assert _exact(one.history, first_mean) == _exact(other.history, first_mean)
+
+
+def _stopped_at(interrupted: Interrupted) -> int:
+    """The step of the checkpoint that was kept for the stop."""
+    found = re.search(r"train: the checkpoint of step (\d+) is kept\n", interrupted.ends[0].said)
+    assert found
+    return int(found[1])
+
+
+def _exact(history: list[dict[str, float]], first_mean: int) -> list[dict[str, float]]:
+    """What has to agree: all but times, and the first training means after the stop.
+
+    These lack the steps of the other ranks before it.
+    """
+    rows = [row for row in history if row["step"] != first_mean or "train/loss" not in row]
+    rate = "train/images_per_second"
+    return [{key: value for key, value in row.items() if key != rate} for row in rows]
+
+
+def test_every_image_is_trained_once_an_epoch(shards, interrupted):
+    """In what survived: of a step that was trained twice, that which the weights hold."""
+    rows: dict[int, dict[int, list[int]]] = defaultdict(dict)
+    tries = sorted(interrupted.notes.glob("rows-*"), key=lambda path: path.stat().st_mtime)
+    for path in tries:
+        rank = int(path.name.split("-")[1])
+        for line in path.read_text().splitlines():
+            step, *numbers = map(int, line.split())
+            assert rows[step].setdefault(rank, numbers) == numbers
+    assert len(tries) == 4 * RANKS
+    order = np.concatenate([rows[s][rank] for s in range(1, STEPS + 1) for rank in range(RANKS)])
+    assert len(order) == STEPS * BATCH
+    images = read_manifest(str(shards)).rows("train")
+    epochs = len(order) // images
+    assert epochs >= 2
+    for epoch in range(epochs):
+        found = np.sort(order[epoch * images : (epoch + 1) * images])
+        np.testing.assert_array_equal(found, np.arange(images))
+
+
+def test_one_mlflow_run_has_every_step_once_and_marks_the_restarts(interrupted):
+    run = read_run_id(str(interrupted.output))
+    client = MlflowClient(run.uri)
+    record = client.get_run(run.run_id)
+    assert len(client.search_runs([record.info.experiment_id])) == 1
+    assert record.info.status == "FINISHED"
+    for name in ("train/loss", "train/kl", "train/learning_rate"):
+        steps = [metric.step for metric in client.get_metric_history(run.run_id, name)]
+        assert steps == [*range(LOG_EVERY, STEPS + 1, LOG_EVERY)], name
+    assert record.data.tags["facevae.restarts"] == "3"
+    first, told, worker, driver = map(int, record.data.tags["facevae.starts"].split())
+    assert first == 1
+    assert told in (TERMINATED_AT + 1, TERMINATED_AT + 2)
+    assert worker in (told, 21)  # the checkpoint of step 20 may have been under way
+    assert driver in (31, 41)

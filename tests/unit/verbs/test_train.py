@@ -1,0 +1,23 @@
+"""Whose folder it is: a run goes on with its own settings, but for those that change no result."""
+
+import pytest
+
+from facevae.config import TrainConfig
+from facevae.errors import UserError
+from facevae.verbs.train import _claim
+
+
+def config(**training) -> TrainConfig:
+    return TrainConfig(output="unused", training=training)
+
+
+def test_how_many_checkpoints_are_kept_may_change(tmp_path):
+    _claim(str(tmp_path), config())
+    _claim(str(tmp_path), config(failed_checkpoints_allowed=9, checkpoints_kept=1, keep_best=False))
+
+
+@pytest.mark.parametrize("setting", ["seed", "checkpoint_every"])
+def test_what_changes_the_run_is_refused_by_name(tmp_path, setting):
+    _claim(str(tmp_path), config())
+    with pytest.raises(UserError, match=rf"another training\.{setting}"):
+        _claim(str(tmp_path), config(**{setting: 7}))
