@@ -104,19 +104,6 @@ class WriteShard:
         return ShardRows([image_ids[row] for row in kept], images, labels), quarantined
 
 
-def prepare_shards(config: ShardsConfig) -> FaceSource:
-    """Check the source, and mark the output folder as its own.
-
-    Raises:
-        UserError: bad source, or a folder with another data set.
-    """
-    source = make_source(config, config.sharding)
-    description = _describe(source, config.sharding)
-    storage.make_folder(config.output)
-    _claim(config.output, description)
-    return source
-
-
 def make_shards(
     config: ShardsConfig, source: FaceSource, run_id: str, labels: dict[str, str] | None = None
 ) -> Manifest:
@@ -124,7 +111,7 @@ def make_shards(
 
     Args:
         config: form of the stored images, output folder (absolute).
-        source: what `prepare_shards` returned.
+        source: the faces; the folder is claimed for them.
         run_id: the MLflow run that this belongs to.
         labels: of the nodes that the tasks run on; none: on any.
 
@@ -173,8 +160,13 @@ def _describe(source: FaceSource, sharding: ShardingConfig) -> dict[str, Any]:
     }
 
 
-def _claim(folder: str, description: dict[str, Any]) -> None:
-    """Mark the folder as this data set's, or refuse it as another's."""
+def claim_folder(folder: str, source: FaceSource, sharding: ShardingConfig) -> None:
+    """Mark a folder as a data set's own.
+
+    Raises:
+        UserError: bad source, or a folder with another data set.
+    """
+    description = _describe(source, sharding)
     uri = storage.join(folder, "source.json")
     if not storage.exists(uri):
         storage.write_json(uri, description)

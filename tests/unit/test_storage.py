@@ -158,6 +158,9 @@ def test_digests(tmp_path):
 @pytest.mark.parametrize("use", [storage.exists, storage.make_folder, storage.read_json])
 def test_a_storage_that_cannot_be_used_is_one_clear_line(monkeypatch, use, uri):
     monkeypatch.setitem(sys.modules, "s3fs", None)  # as if not installed
+    monkeypatch.delitem(
+        sys.modules["fsspec.registry"]._registry, "s3", raising=False
+    )  # nor ever used
     with pytest.raises(UserError, match=f"cannot reach {uri}: (Install s3fs|Protocol not known)"):
         use(uri)
 
