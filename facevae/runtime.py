@@ -4,11 +4,12 @@ A cluster may have pools: nodes whose label `facevae-pool` is `gpu` train and en
 is `data` read and decode. Where a pool does not exist, its work runs anywhere.
 """
 
+import contextlib
 import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -88,6 +89,25 @@ def connect() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+
+
+@contextlib.contextmanager
+def errors_left_out() -> Iterator[None]:
+    """A block whose Ray Data jobs go on without the rows whose task raised an error.
+
+    A task whose process or node dies is run again, as always, and without end: who wants an end
+    counts (`tries`).
+    """
+    context = ray.data.DataContext.get_current().copy()
+    context.max_errored_blocks = -1
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # it prints the traceback of each
+    try:
+        with ray.data.DataContext.current(context):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def nodes() -> list[Node]:

@@ -105,7 +105,7 @@ def names(uri: str) -> list[str]:
 
 
 def remove_folder(uri: str) -> None:
-    """Remove a folder and all that is in it, if it is there."""
+    """Remove a folder and all that is in it, or a file, if it is there."""
     filesystem, path = filesystem_of(uri)
     with reaching(uri), contextlib.suppress(FileNotFoundError):
         filesystem.rm(path, recursive=True)
