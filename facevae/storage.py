@@ -286,7 +286,7 @@ def read_json(uri: str) -> Any:
         raise UserError(f"no such file: {uri}") from error
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{uri} is not a JSON file ({error}); was it cut short?") from error
 
 

@@ -7,9 +7,6 @@ run of the same job takes finished shards from there.
 """
 
 import io
-import struct
-import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +23,7 @@ from facevae.config import EncodingConfig
 from facevae.data import shards
 from facevae.data.images import decode_jpegs
 from facevae.data.shards import Manifest, Shard
-from facevae.errors import UserError
+from facevae.errors import UNREADABLE, UserError
 from facevae.models import VAE
 from facevae.progress import progress, say
 from facevae.runtime import Node, errors_left_out, in_pool, pool_labels
@@ -260,18 +257,11 @@ def _finished(output: str, shard: Shard) -> ShardStatistics | None:
     return ShardStatistics(shard.name, shard.sha256, {shard.split: statistics})
 
 
-_UNREADABLE = (
-    *(OSError, EOFError, ValueError, LookupError, TypeError, SyntaxError, RuntimeError),
-    *(MemoryError, zipfile.BadZipFile, zlib.error, struct.error),
-)
-"""what numpy raises for files that it did not write, by where it trips over them"""
-
-
 def _read_arrays(uri: str) -> dict[str, np.ndarray] | None:
     """The arrays of an npz file, checked by its checksums; none: it is damaged."""
     content = storage.read_bytes(uri)
     try:
         return dict(np.load(io.BytesIO(content), allow_pickle=False))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         say(f"{uri} is damaged ({reason_of(error)}); its shard is encoded again")
         return None
