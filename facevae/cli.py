@@ -198,22 +198,53 @@ def _files_first(arguments: Sequence[str]) -> list[str]:
     return files + options
 
 
+MAX_SETTINGS_BYTES, MAX_DEPTH = 100_000, 20
+
+
 def _check_file(name: str) -> None:
     import yaml
 
     if not name or name.startswith("--"):
         raise UserError("--config needs the name of a YAML file after it")
     try:
-        value = yaml.safe_load(Path(name).read_text("utf-8"))
+        content = Path(name).read_bytes()
+        if len(content) > MAX_SETTINGS_BYTES:
+            raise UserError(
+                f"{name} has {len(content)} bytes, settings have {MAX_SETTINGS_BYTES} at most: is "
+                "it the right file?"
+            )
+        text = content.decode("utf-8")
+        _check_structure(name, text)
+        value = yaml.safe_load(text)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"no such file of settings: {name}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except UserError:
+        raise
+    # A date that is none, and a number too long, are plain ValueErrors.
+    except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split()).replace('in "<unicode string>", ', "at ")
         raise UserError(f"{name} cannot be read as YAML: {reason}") from error
     if not isinstance(value, dict):
         raise UserError(
             f"{name} holds no settings: expected lines 'key: value', found {repr(value)[:40]}"
         )
+
+
+def _check_structure(name: str, text: str) -> None:
+    """Refuse what makes a small file a huge value: references, which multiply, and deep nesting."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(
+                f"{name}, line {line}: settings cannot refer to others by '*': repeat them"
+            )
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise UserError(f"{name}, line {line}: settings are nested too deep")
 
 
 def _check_options(arguments: Sequence[str], keys: set[str]) -> None:

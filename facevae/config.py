@@ -15,6 +15,11 @@ LabelEncoding = Literal["auto", "signed", "binary"]
 CropBox = tuple[int, int, int, int]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Workers = Annotated[int, Field(ge=1)]
+Tries = Annotated[int, Field(ge=1)]
+_TRIES = (
+    "how often a shard is tried that raises an error or whose process dies; the job finishes the "
+    "others, and fails with the name of this one"
+)
 CPU_QUANTUM = 0.25
 """the logical CPUs of one reader; CPUs are planned in multiples of it"""
 
@@ -249,6 +254,7 @@ class ShardingConfig(Frozen):
     max_bad_fraction: Fraction = Field(
         0.01, description="fail if more than this share of the faces had to be quarantined"
     )
+    tries: Tries = Field(3, description=_TRIES)
 
     @model_validator(mode="after")
     def _box_not_empty(self) -> "ShardingConfig":
@@ -279,6 +285,7 @@ class EncodingConfig(Frozen):
     )
     batch_size: int = Field(256, ge=1, description="images through the encoder at once")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the encoder")
+    tries: Tries = Field(3, description=_TRIES)
     min_count: int = Field(
         25, ge=1, description="a vector needs this many faces with and without the attribute"
     )

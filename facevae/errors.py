@@ -1,5 +1,10 @@
 """The one exception for a user's mistake; everything else is ours and shows a traceback."""
 
+import pickle
+import struct
+import zipfile
+import zlib
+
 
 class UserError(ValueError):
     """A mistake the user can mend; its message is one line.
@@ -7,3 +12,16 @@ class UserError(ValueError):
     The line says what was expected, what was found, where, and what to do. The command line prints
     it without a traceback and exits with code 2.
     """
+
+    def __init__(self, message: str) -> None:
+        # What it quotes of a user's file may hold any of the characters that end a line.
+        super().__init__(" ".join(message.splitlines()))
+
+
+UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError),
+    *(ArithmeticError, AssertionError, MemoryError, SyntaxError, pickle.UnpicklingError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
+)
+"""what readers of binary files (torch, numpy, h5py, Arrow) raise for damaged ones: it depends on
+where they trip; a UserError is among them"""

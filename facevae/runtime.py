@@ -4,13 +4,14 @@ A cluster may have pools: nodes whose label `facevae-pool` is `gpu` train and en
 is `data` read and decode. Where a pool does not exist, its work runs anywhere.
 """
 
+import contextlib
 import json
 import logging
 import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -101,6 +102,25 @@ def nodes_to_go() -> frozenset[str]:
     Ray's public call for it makes all workers of a training wait for each other.
     """
     return frozenset(ray._private.state.state.get_draining_nodes())
+
+
+@contextlib.contextmanager
+def errors_left_out() -> Iterator[None]:
+    """A block whose Ray Data jobs go on without the rows whose task raised an error.
+
+    A task whose process or node dies is run again, as always, and without end: who wants an end
+    counts (`tries`).
+    """
+    context = ray.data.DataContext.get_current().copy()
+    context.max_errored_blocks = -1
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # it prints the traceback of each
+    try:
+        with ray.data.DataContext.current(context):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def nodes() -> list[Node]:

@@ -88,15 +88,15 @@ def exists(uri: str) -> bool:
         UserError: no such kind of storage, its package is not installed, or it cannot be reached;
             as all here do.
     """
-    filesystem, path = _filesystem(uri)
-    with _reaching(uri):
+    filesystem, path = filesystem_of(uri)
+    with reaching(uri):
         return bool(filesystem.exists(path))
 
 
 def names(uri: str) -> list[str]:
     """The names of the files and folders in a folder; none if there is no such folder."""
-    filesystem, path = _filesystem(uri)
-    with _reaching(uri):
+    filesystem, path = filesystem_of(uri)
+    with reaching(uri):
         try:
             entries = filesystem.ls(path, detail=False)
         except FileNotFoundError:
@@ -105,9 +105,9 @@ def names(uri: str) -> list[str]:
 
 
 def remove_folder(uri: str) -> None:
-    """Remove a folder and all that is in it, if it is there."""
-    filesystem, path = _filesystem(uri)
-    with _reaching(uri), contextlib.suppress(FileNotFoundError):
+    """Remove a folder and all that is in it, or a file, if it is there."""
+    filesystem, path = filesystem_of(uri)
+    with reaching(uri), contextlib.suppress(FileNotFoundError):
         filesystem.rm(path, recursive=True)
 
 
@@ -119,7 +119,7 @@ def make_folder(uri: str) -> None:
     Raises:
         UserError: the place cannot be written to.
     """
-    filesystem, path = _filesystem(uri)
+    filesystem, path = filesystem_of(uri)
     if not isinstance(filesystem, LocalFileSystem):
         if uri.startswith(BUCKETS):
             _check_bucket(uri, filesystem, path.partition("/")[0])
@@ -134,7 +134,7 @@ def make_folder(uri: str) -> None:
 
 
 def _check_bucket(uri: str, filesystem: fsspec.AbstractFileSystem, bucket: str) -> None:
-    with _reaching(uri):
+    with reaching(uri):
         try:
             filesystem.info(bucket)
         except FileNotFoundError as error:
@@ -163,7 +163,7 @@ def atomic_file(uri: str) -> Iterator[Path]:
     Raises:
         UserError: no permission, or the disk is full. Nothing is left behind.
     """
-    filesystem, path = _filesystem(uri)
+    filesystem, path = filesystem_of(uri)
     local = isinstance(filesystem, LocalFileSystem)
     with writing_to(uri):
         if local:
@@ -180,7 +180,7 @@ def atomic_file(uri: str) -> Iterator[Path]:
                 temporary.chmod(0o644)
                 temporary.replace(path)
         if not local:
-            with _reaching(uri):
+            with reaching(uri):
                 filesystem.put_file(str(temporary), path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -204,7 +204,7 @@ def atomic_folder(
     Raises:
         UserError: no permission, the disk is full, or a file is there. Nothing is left behind.
     """
-    filesystem, path = _filesystem(uri)
+    filesystem, path = filesystem_of(uri)
     local = isinstance(filesystem, LocalFileSystem)
     with writing_to(uri):
         if local and filesystem.isfile(path):
@@ -221,7 +221,7 @@ def atomic_folder(
             if local:
                 _replace_folder(temporary, Path(path))
         if not local:
-            with _reaching(uri):
+            with reaching(uri):
                 _upload_folder(temporary, filesystem, path, last)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -261,8 +261,8 @@ def _upload_folder(
 
 def read_bytes(uri: str) -> bytes:
     """The content of a file."""
-    filesystem, path = _filesystem(uri)
-    with _reaching(uri):
+    filesystem, path = filesystem_of(uri)
+    with reaching(uri):
         content: bytes = filesystem.cat_file(path)
     return content
 
@@ -279,13 +279,13 @@ def open_to_read(uri: str, block_bytes: int | None = None) -> Iterator[BinaryIO]
     Raises:
         FileNotFoundError: there is no such file.
     """
-    filesystem, path = _filesystem(uri)
+    filesystem, path = filesystem_of(uri)
     options: dict[str, Any] = {}
     if not isinstance(filesystem, LocalFileSystem):
         options = {"cache_type": "none"}
         if block_bytes is not None:
             options = {"cache_type": "blockcache", "block_size": block_bytes}
-    with _reaching(uri):
+    with reaching(uri):
         file = filesystem.open(path, "rb", **options)
     with file:
         yield file
@@ -303,7 +303,7 @@ def read_json(uri: str) -> Any:
         raise UserError(f"no such file: {uri}") from error
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{uri} is not a JSON file ({error}); was it cut short?") from error
 
 
@@ -327,13 +327,13 @@ def value_digest(value: Any) -> str:
 @contextlib.contextmanager
 def local_copy(uri: str) -> Iterator[Path]:
     """A local path with the content of a file or folder: the thing itself, if it is local."""
-    filesystem, path = _filesystem(uri)
+    filesystem, path = filesystem_of(uri)
     if isinstance(filesystem, LocalFileSystem):
         yield Path(path)
         return
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / Path(path).name
-        with _reaching(uri):
+        with reaching(uri):
             filesystem.get(path, str(target), recursive=True)
         yield target
 
@@ -343,14 +343,18 @@ def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem | None, str]:
 
     Ray's own choice for s3:// would take its settings from other places than ours does.
     """
-    filesystem, path = _filesystem(uri)
+    filesystem, path = filesystem_of(uri)
     if isinstance(filesystem, LocalFileSystem):
         return None, path
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), path
 
 
-def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """What holds a file, and the file's path there."""
+def filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """What holds a file, and the file's path there.
+
+    Raises:
+        UserError: no such kind of storage, or its package is not installed.
+    """
     # Listings that are remembered hide what other processes write.
     options = {} if is_local(uri) else {"use_listings_cache": False}
     try:
@@ -361,7 +365,7 @@ def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 @contextlib.contextmanager
-def _reaching(uri: str) -> Iterator[None]:
+def reaching(uri: str) -> Iterator[None]:
     """A block whose failures to reach an object store become one clear line."""
     try:
         yield

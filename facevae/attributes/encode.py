@@ -15,7 +15,7 @@ import ray
 import torch
 
 from facevae import storage
-from facevae.attributes.latents import encode_pixels, write_latents
+from facevae.attributes.latents import encode_pixels, latents_uri, write_latents
 from facevae.attributes.statistics import AttributeStatistics, ShardStatistics
 from facevae.attributes.vectors import LatentBatch
 from facevae.checkpoint import LoadedModel
@@ -23,10 +23,11 @@ from facevae.config import EncodingConfig
 from facevae.data import shards
 from facevae.data.images import decode_jpegs
 from facevae.data.shards import Manifest, Shard
-from facevae.errors import UserError
+from facevae.errors import UNREADABLE, UserError
 from facevae.models import VAE
-from facevae.progress import progress
-from facevae.runtime import Node, in_pool, pool_labels
+from facevae.progress import progress, say
+from facevae.runtime import Node, errors_left_out, in_pool, pool_labels
+from facevae.tries import Tries, finish, reason_of
 
 Row = dict[str, Any]
 
@@ -82,22 +83,28 @@ def statistics_uri(folder: str, shard: str) -> str:
     return storage.join(folder, "statistics", f"{shard}.npz")
 
 
-class ReadShard:
+def read_pixels(folder: str, batch: Row) -> Row:
     """A shard by name -> its decoded pixels, labels and ids, as one row."""
+    rows = shards.read_shard(folder, batch["name"][0])
+    return {
+        **batch,
+        "pixels": decode_jpegs(rows.images)[None],
+        "attributes": rows.attributes[None],
+        "image_id": np.array(rows.image_ids)[None],
+    }
 
-    def __init__(self, folder: str) -> None:
-        """Takes the folder of shards."""
-        self._folder = folder
+
+class ReadShard:
+    """A task: a shard by name -> its decoded row."""
+
+    def __init__(self, folder: str, tries: Tries) -> None:
+        """Takes the folder of shards, and what counts failures."""
+        self._folder, self._tries = folder, tries
 
     def __call__(self, batch: Row) -> Row:
         """Read and decode one shard."""
-        rows = shards.read_shard(self._folder, batch["name"][0])
-        return {
-            **batch,
-            "pixels": decode_jpegs(rows.images)[None],
-            "attributes": rows.attributes[None],
-            "image_id": np.array(rows.image_ids)[None],
-        }
+        with self._tries.one(str(batch["name"][0])):
+            return read_pixels(self._folder, batch)
 
 
 class EncodeShard:
@@ -118,9 +125,14 @@ class EncodeShard:
         vae: VAE = ray.get(weights)
         self._vae = vae.to(device).to(memory_format=torch.channels_last)
         self._output, self._config, self._class_scatter = output, config, class_scatter
+        self._tries = Tries(output, config.tries)
 
     def __call__(self, batch: Row) -> Row:
         """Encode one shard and write what it leaves."""
+        with self._tries.one(str(batch["name"][0])):
+            return self._encode(batch)
+
+    def _encode(self, batch: Row) -> Row:
         name, split, sha256 = (str(batch[key][0]) for key in ("name", "split", "sha256"))
         stored, attributes = np.asarray(batch["pixels"][0]), np.asarray(batch["attributes"][0])
         config = self._config
@@ -140,11 +152,12 @@ class ReadAndEncodeShard(EncodeShard):
     def __init__(self, folder: str, *encoder: Any) -> None:
         """Takes the folder of shards, and what the encoder takes."""
         super().__init__(*encoder)
-        self._read = ReadShard(folder)
+        self._folder = folder
 
     def __call__(self, batch: Row) -> Row:
         """Read, decode and encode one shard."""
-        return super().__call__(self._read(batch))
+        with self._tries.one(str(batch["name"][0])):
+            return self._encode(read_pixels(self._folder, batch))
 
 
 def encode_shards(
@@ -164,16 +177,34 @@ def encode_shards(
         config: batch size and precision.
         plan: actors.
         output: a folder for this model and these shards alone.
+
+    Raises:
+        UserError: a shard failed too often.
     """
-    todo = [shard for shard in manifest.shards if _finished(output, shard) is None]
-    if todo:
-        _run(folder, manifest, model, config, plan, output, todo)
-    finished = [_finished(output, shard) for shard in manifest.shards]
-    assert None not in finished, "every shard is encoded"
-    return [statistics for statistics in finished if statistics is not None]
+    finished: dict[str, ShardStatistics] = {}
+
+    def todo() -> list[str]:
+        for shard in manifest.shards:
+            if shard.name not in finished and (found := _finished(output, shard)) is not None:
+                finished[shard.name] = found
+        return [shard.name for shard in manifest.shards if shard.name not in finished]
+
+    with progress("encode", manifest.rows(), "images") as bar:
+
+        def run(names: Sequence[str]) -> None:
+            chosen = {shard.name: shard for shard in manifest.shards if shard.name in set(names)}
+            done = manifest.rows() - sum(shard.rows for shard in chosen.values())
+            with errors_left_out():
+                rows = _tasks(folder, manifest, model, config, plan, output, list(chosen.values()))
+                for row in rows.iter_rows():
+                    done += chosen[row["name"]].rows
+                    bar(done)
+
+        finish(Tries(output, config.tries), todo, run, "shards")
+    return [finished[shard.name] for shard in manifest.shards]
 
 
-def _run(
+def _tasks(
     folder: str,
     manifest: Manifest,
     model: LoadedModel,
@@ -181,14 +212,15 @@ def _run(
     plan: EncoderPlan,
     output: str,
     todo: list[Shard],
-) -> None:
+) -> "ray.data.Dataset":
     items = [{"name": s.name, "split": s.split, "sha256": s.sha256} for s in todo]
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     encoder = (output, ray.put(model.vae), config, plan, manifest.missing_labels)
     pool = ray.data.ActorPoolStrategy(size=min(plan.actors, len(todo)))
     if plan.use_gpu:
-        rows = dataset.map_batches(
-            ReadShard(folder), batch_size=1, label_selector=plan.reader_labels or None
+        reader = ReadShard(folder, Tries(output, config.tries))
+        return dataset.map_batches(
+            reader, batch_size=1, label_selector=plan.reader_labels or None
         ).map_batches(
             EncodeShard,
             fn_constructor_args=encoder,
@@ -197,21 +229,14 @@ def _run(
             num_gpus=1,
             label_selector=plan.encoder_labels or None,
         )
-    else:
-        rows = dataset.map_batches(
-            ReadAndEncodeShard,
-            fn_constructor_args=(folder, *encoder),
-            compute=pool,
-            batch_size=1,
-            num_cpus=plan.cpus,
-            label_selector=plan.encoder_labels or None,
-        )
-    images = {shard.name: shard.rows for shard in todo}
-    done = manifest.rows() - sum(images.values())
-    with progress("encode", manifest.rows(), "images") as bar:
-        for row in rows.iter_rows():
-            done += images[row["name"]]
-            bar(done)
+    return dataset.map_batches(
+        ReadAndEncodeShard,
+        fn_constructor_args=(folder, *encoder),
+        compute=pool,
+        batch_size=1,
+        num_cpus=plan.cpus,
+        label_selector=plan.encoder_labels or None,
+    )
 
 
 def _write_statistics(output: str, name: str, sha256: str, statistics: AttributeStatistics) -> None:
@@ -221,12 +246,22 @@ def _write_statistics(output: str, name: str, sha256: str, statistics: Attribute
 
 
 def _finished(output: str, shard: Shard) -> ShardStatistics | None:
-    """What an earlier task left of a shard; none if it is still to do."""
+    """What an earlier task left of a shard; none if it is still to do, or damaged."""
     uri = statistics_uri(output, shard.name)
-    if not storage.exists(uri):
+    if not (storage.exists(uri) and storage.exists(latents_uri(output, shard.name))):
         return None
-    arrays = dict(np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False))
-    if str(arrays.pop("shard_sha256")) != shard.sha256:
+    arrays = _read_arrays(uri)
+    if arrays is None or str(arrays.pop("shard_sha256", "")) != shard.sha256:
         return None
     statistics = AttributeStatistics.from_arrays(arrays)
     return ShardStatistics(shard.name, shard.sha256, {shard.split: statistics})
+
+
+def _read_arrays(uri: str) -> dict[str, np.ndarray] | None:
+    """The arrays of an npz file, checked by its checksums; none: it is damaged."""
+    content = storage.read_bytes(uri)
+    try:
+        return dict(np.load(io.BytesIO(content), allow_pickle=False))
+    except UNREADABLE as error:
+        say(f"{uri} is damaged ({reason_of(error)}); its shard is encoded again")
+        return None

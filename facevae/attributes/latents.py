@@ -15,9 +15,12 @@ from jaxtyping import Float32, UInt8
 from facevae import storage
 from facevae.attributes.vectors import LatentBatch
 from facevae.config import Split
-from facevae.data.shards import Manifest
+from facevae.data.shards import Manifest, matrix, read_columns
+from facevae.errors import UNREADABLE, UserError
 from facevae.models import VAE
 from facevae.pixels import model_input
+
+_COLUMNS = ("image_id", "split", "latent", "attributes")
 
 
 class Posteriors(NamedTuple):
@@ -71,23 +74,34 @@ def write_latents(folder: str, shard: str, batch: LatentBatch) -> None:
         ),
     }
     with storage.atomic_file(latents_uri(folder, shard)) as path:
-        pq.write_table(pa.table(columns), path, compression="none")
+        pq.write_table(pa.table(columns), path, compression="none", write_page_checksum=True)
 
 
 def read_latents(folder: str, manifest: Manifest, *splits: Split) -> Iterator[LatentBatch]:
-    """The rows of some splits (none: all), a shard at a time, in shard order."""
+    """The rows of some splits (none: all), a shard at a time, in shard order.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
     for shard in manifest.of_split(*(splits or ("train", "val", "test"))):
-        with storage.open_to_read(latents_uri(folder, shard.name)) as file:
-            table = pq.read_table(file, pre_buffer=True)
-        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-        yield LatentBatch(
-            columns["image_id"].to_pylist(),
-            columns["split"].to_pylist(),
-            _matrix(columns["latent"]),
-            _matrix(columns["attributes"]),
-        )
+        uri = latents_uri(folder, shard.name)
+        try:
+            yield _read_batch(uri)
+        except UNREADABLE as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"damaged latents {uri} ({reason}); remove that file, and the same command makes "
+                "it again"
+            ) from error
 
 
-def _matrix(column: pa.FixedSizeListArray) -> np.ndarray:
-    values: np.ndarray = column.flatten().to_numpy().reshape(-1, column.type.list_size)
-    return values
+def _read_batch(uri: str) -> LatentBatch:
+    ids, splits, latents, attributes = read_columns(uri, _COLUMNS)
+    if ids.null_count or splits.null_count or {ids.type, splits.type} != {pa.string()}:
+        raise ValueError("image_id or split is not text throughout")
+    return LatentBatch(
+        ids.to_pylist(),
+        splits.to_pylist(),
+        matrix(latents, pa.float32()),
+        matrix(attributes, pa.int8()),
+    )

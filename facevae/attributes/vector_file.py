@@ -17,12 +17,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from facevae.attributes.vectors import AttributeVectors, LatentBatch, index_of
-from facevae.errors import UserError
+from facevae.errors import UNREADABLE, UserError
 from facevae.storage import atomic_file, open_to_read
 
 FORMAT_VERSION = 1
 BLOCK_BYTES = 1 << 20
 """what is fetched at once from an object store: HDF5 reads many small pieces"""
+MOST_COMPRESSED = 1100
+"""how much larger data can be than their file: deflate's best"""
 _DIGESTS = ("model_digest", "shards_digest", "labels_digest")
 
 
@@ -205,7 +207,9 @@ def _opened(uri: str | Path) -> Iterator[h5py.File]:
         raise UserError(
             f"no attribute vectors at {uri}; compute them first, or correct the path"
         ) from error
-    except (OSError, KeyError, RuntimeError) as error:
+    except UserError:
+        raise
+    except UNREADABLE as error:
         raise UserError(
             f"cannot read attribute vectors from {uri}: not an HDF5 file, or damaged "
             f"({' '.join(str(error).split())}); compute them again"
@@ -226,6 +230,7 @@ def _check_layout(uri: str | Path, file: h5py.File) -> None:
             f"expected attribute vectors in {uri}, found no data set {missing[0]!r}; give a file "
             "that facevae or the original wrote"
         )
+    _check_sizes(uri, file)
     fields, directions, latents, labels = (file[name].shape for name in needed)
     if (
         h5py.check_string_dtype(file["fields"].dtype) is None
@@ -238,6 +243,30 @@ def _check_layout(uri: str | Path, file: h5py.File) -> None:
             f"latent_vars {latents}, attributes {labels}; give a file that facevae or the "
             "original wrote"
         )
+
+
+def _check_sizes(uri: str | Path, file: h5py.File) -> None:
+    """Refuse a small file that says it holds very much, and columns that do not fit each other."""
+    limit = MOST_COMPRESSED * file.id.get_filesize()
+    sets = {name: each for name in file if isinstance(each := file.get(name), h5py.Dataset)}
+    for name, dataset in sets.items():
+        if dataset.nbytes > limit:
+            raise UserError(
+                f"{uri} is damaged: it says that {name} has the shape {dataset.shape}, and is far "
+                "too small for it; compute it again"
+            )
+    rows, directions = (sets[name].shape for name in ("latent_vars", "attribute_vectors"))
+    expected = {
+        **dict.fromkeys(("image_ids", "splits"), rows[:1]),
+        **dict.fromkeys(("positive_count", "negative_count", "valid"), directions[:1]),
+        "standard_errors": directions,
+    }
+    for name, shape in expected.items():
+        if name in sets and sets[name].shape != shape:
+            raise UserError(
+                f"{uri} is damaged: {name} has the shape {sets[name].shape}, expected {shape}; "
+                "compute it again"
+            )
 
 
 def _wrong_count(uri: str | Path, expected: int, found: str) -> UserError:

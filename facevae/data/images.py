@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 64_000_000  # 8000 x 8000; 256 MB as RGBA, the most that one decoding task should hold
+MAX_STORED_PIXELS = 1024 * 1024  # the largest sharding.image_size; a batch holds many
 MIN_SIDE = 16
 # A cut-out face was made to be seen on a white page. Cutting the alpha channel off, as the original
 # does, uncovers whatever colours an editor left beneath the transparent pixels.
@@ -120,7 +121,8 @@ def decode_jpegs(images: Sequence[bytes]) -> UInt8[np.ndarray, "B H W 3"]:
     """Returns the pixels of stored JPEGs of one size, uint8 in 0..255, pixel for pixel as Pillow's.
 
     Raises:
-        ValueError: an image is corrupt or not of the first one's size; the message says which.
+        BadImageError: an image is corrupt, too large or not of the first one's size; the message
+            says which.
     """
     assert images, "no images to decode"
     height, width = _jpeg_size(images, 0)
@@ -128,7 +130,7 @@ def decode_jpegs(images: Sequence[bytes]) -> UInt8[np.ndarray, "B H W 3"]:
     for i, data in enumerate(images):
         found = _jpeg_size(images, i)
         if found != (height, width):
-            raise ValueError(
+            raise BadImageError(
                 f"image {i} of {len(images)} has {found[1]}x{found[0]} pixels, expected "
                 f"{width}x{height} as in image 0: images of one batch must have one size"
             )
@@ -136,7 +138,7 @@ def decode_jpegs(images: Sequence[bytes]) -> UInt8[np.ndarray, "B H W 3"]:
             # The exact transform costs 4 % more than the fast one, and is what Pillow computes.
             simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False, buffer=pixels[i])
         except ValueError as error:
-            raise ValueError(f"image {i} of {len(images)} cannot be decoded: {error}") from error
+            raise BadImageError(f"image {i} of {len(images)} cannot be decoded: {error}") from error
     return pixels
 
 
@@ -145,5 +147,7 @@ def _jpeg_size(images: Sequence[bytes], i: int) -> tuple[int, int]:
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(images[i])
     except ValueError as error:
-        raise ValueError(f"image {i} of {len(images)} is not a JPEG: {error}") from error
+        raise BadImageError(f"image {i} of {len(images)} is not a JPEG: {error}") from error
+    if height * width > MAX_STORED_PIXELS:
+        raise BadImageError(f"image {i} of {len(images)} is too large: {width}x{height}")
     return height, width

@@ -18,10 +18,13 @@ from facevae.data.shards import Manifest, Quarantined, Shard, ShardRows
 from facevae.data.sources import DrawnSource, FaceSource, ImageFolderSource
 from facevae.errors import UserError
 from facevae.progress import progress
+from facevae.runtime import errors_left_out
+from facevae.tries import Tries, finish
 
 # The face of CelebA's aligned 178x218 images: the square below the hair line's top, above the neck.
 CELEBA_SIZE = (178, 218)
 CELEBA_BOX: CropBox = (15, 40, 163, 188)
+RECORDS = "records"
 
 
 class ShardPlan(NamedTuple):
@@ -74,16 +77,18 @@ class WriteShard:
 
     def __init__(self, folder: str, source: FaceSource, config: ShardingConfig) -> None:
         self._folder, self._source, self._config = folder, source, config
+        self._tries = Tries(folder, config.tries)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Write the shard, unless its record shows that an earlier run did."""
+        """Write the shard, unless its record shows that an earlier task did."""
         (name,), (split,) = batch["name"].tolist(), batch["split"].tolist()
-        record = storage.join(self._folder, "records", f"{name}.json")
-        if not storage.exists(record):
-            image_ids = batch["image_ids"][0].tolist()
-            kept, quarantined = self._read(image_ids, batch["attributes"][0])
-            shard = shards.write_shard(self._folder, name, split, kept, self._config.image_size)
-            storage.write_json(record, {"shard": vars(shard), "quarantined": quarantined})
+        record = storage.join(self._folder, RECORDS, f"{name}.json")
+        with self._tries.one(name):
+            if not storage.exists(record):
+                image_ids = batch["image_ids"][0].tolist()
+                kept, quarantined = self._read(image_ids, batch["attributes"][0])
+                shard = shards.write_shard(self._folder, name, split, kept, self._config.image_size)
+                storage.write_json(record, {"shard": vars(shard), "quarantined": quarantined})
         return {"name": [name]}
 
     def _read(
@@ -104,19 +109,6 @@ class WriteShard:
         return ShardRows([image_ids[row] for row in kept], images, labels), quarantined
 
 
-def prepare_shards(config: ShardsConfig) -> FaceSource:
-    """Check the source, and mark the output folder as its own.
-
-    Raises:
-        UserError: bad source, or a folder with another data set.
-    """
-    source = make_source(config, config.sharding)
-    description = _describe(source, config.sharding)
-    storage.make_folder(config.output)
-    _claim(config.output, description)
-    return source
-
-
 def make_shards(
     config: ShardsConfig, source: FaceSource, run_id: str, labels: dict[str, str] | None = None
 ) -> Manifest:
@@ -124,7 +116,7 @@ def make_shards(
 
     Args:
         config: form of the stored images, output folder (absolute).
-        source: what `prepare_shards` returned.
+        source: the faces; the folder is claimed for them.
         run_id: the MLflow run that this belongs to.
         labels: of the nodes that the tasks run on; none: on any.
 
@@ -132,13 +124,13 @@ def make_shards(
         The manifest, which is written last.
 
     Raises:
-        UserError: too many quarantined faces.
+        UserError: too many quarantined faces, or a shard that failed too often.
     """
     folder = config.output
     plans = plan_shards(source.splits, config.sharding.images_per_shard)
     _write_all(folder, source, plans, config.sharding, labels)
     records = [
-        storage.read_json(storage.join(folder, "records", f"{plan.name}.json")) for plan in plans
+        storage.read_json(storage.join(folder, RECORDS, f"{plan.name}.json")) for plan in plans
     ]
     unreadable = [Quarantined(*face) for record in records for face in record["quarantined"]]
     quarantined = [*(Quarantined(*face) for face in source.unlisted), *unreadable]
@@ -173,8 +165,13 @@ def _describe(source: FaceSource, sharding: ShardingConfig) -> dict[str, Any]:
     }
 
 
-def _claim(folder: str, description: dict[str, Any]) -> None:
-    """Mark the folder as this data set's, or refuse it as another's."""
+def claim_folder(folder: str, source: FaceSource, sharding: ShardingConfig) -> None:
+    """Mark a folder as a data set's own.
+
+    Raises:
+        UserError: bad source, or a folder with another data set.
+    """
+    description = _describe(source, sharding)
     uri = storage.join(folder, "source.json")
     if not storage.exists(uri):
         storage.write_json(uri, description)
@@ -196,6 +193,31 @@ def _write_all(
     config: ShardingConfig,
     labels: dict[str, str] | None,
 ) -> None:
+    by_name = {plan.name: plan for plan in plans}
+    with progress("shards", sum(len(plan.rows) for plan in plans), "images") as bar:
+
+        def todo() -> list[str]:
+            finished = set(storage.names(storage.join(folder, RECORDS)))
+            return [name for name in by_name if f"{name}.json" not in finished]
+
+        def run(names: Sequence[str]) -> None:
+            chosen = [by_name[name] for name in names]
+            done = sum(len(plan.rows) for plan in plans) - sum(len(plan.rows) for plan in chosen)
+            with errors_left_out():
+                for row in _tasks(folder, source, chosen, config, labels).iter_rows():
+                    done += len(by_name[row["name"]].rows)
+                    bar(done)
+
+        finish(Tries(folder, config.tries), todo, run, "shards")
+
+
+def _tasks(
+    folder: str,
+    source: FaceSource,
+    plans: list[ShardPlan],
+    config: ShardingConfig,
+    labels: dict[str, str] | None,
+) -> "ray.data.Dataset":
     listing = source.faces
     items = [
         {
@@ -206,15 +228,9 @@ def _write_all(
         }
         for plan in plans
     ]
-    tasks = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         WriteShard(folder, source, config), batch_size=1, label_selector=labels or None
     )
-    rows = {plan.name: len(plan.rows) for plan in plans}
-    done = 0
-    with progress("shards", sum(rows.values()), "images") as bar:
-        for row in tasks.iter_rows():
-            done += rows[row["name"]]
-            bar(done)
 
 
 def _check_bad_fraction(

@@ -7,6 +7,7 @@ shard holds one split only. Nothing downstream reads the raw images again.
 import csv
 import io
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from jaxtyping import Int8
 
 from facevae import storage
 from facevae.config import Split
-from facevae.errors import UserError
+from facevae.errors import UNREADABLE, UserError
 
 FORMAT_VERSION = 1
 # A row group is the unit of reading: small enough to shuffle with, large enough to read at speed.
@@ -139,7 +140,33 @@ def read_shard(folder: str, name: str, row_groups: list[int] | None = None) -> S
         UserError: the file is missing or damaged.
     """
     uri = shard_uri(folder, name)
-    names = ("image_id", "image", "attributes")
+    columns = ("image_id", "image", "attributes")
+    try:
+        ids, images, labels = read_columns(uri, columns, row_groups)
+        if ids.type != pa.string() or images.type != pa.binary():
+            raise UserError(f"image_id and image hold {ids.type} and {images.type}")
+        rows = ShardRows(ids.to_pylist(), images.to_pylist(), matrix(labels, pa.int8()))
+        if not np.isin(rows.attributes, (-1, 0, 1)).all() or ids.null_count or images.null_count:
+            raise UserError("it has gaps, or labels beside -1, 0 and 1")
+    except FileNotFoundError as error:
+        raise UserError(f"no such shard: {uri}; make the shards again") from error
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"damaged shard {uri} ({reason}); copy the shards again, or make them anew"
+        ) from error
+    return rows
+
+
+def read_columns(
+    uri: str, names: Sequence[str], row_groups: list[int] | None = None
+) -> list[pa.ChunkedArray]:
+    """Columns of a Parquet file, or of some of its row groups, checked by its pages' checksums.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        One of UNREADABLE: it is damaged.
+    """
     try:
         with (
             storage.open_to_read(uri) as opened,
@@ -147,24 +174,37 @@ def read_shard(folder: str, name: str, row_groups: list[int] | None = None) -> S
             pq.ParquetFile(opened, page_checksum_verification=True, pre_buffer=True) as file,
         ):
             groups = range(file.num_row_groups) if row_groups is None else row_groups
+            expected = sum(file.metadata.row_group(group).num_rows for group in groups)
             table = file.read_row_groups(list(groups), list(names))
-            ids, images, labels = (table.column(name) for name in names)
-    except FileNotFoundError as error:
-        raise UserError(f"no such shard: {uri}; make the shards again") from error
-    except (pa.ArrowException, OSError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"damaged shard {uri} ({reason}); copy the shards again, or make them anew"
-        ) from error
-    flat = labels.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    attributes = flat.reshape(-1, labels.type.list_size)
-    return ShardRows(ids.to_pylist(), images.to_pylist(), attributes)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+    if table.num_rows != expected or (row_groups is None and expected != file.metadata.num_rows):
+        raise ValueError(f"{table.num_rows} rows, where {expected} should be")
+    table.validate(full=True)
+    return [table.column(name) for name in names]
+
+
+def matrix(column: pa.ChunkedArray, kind: pa.DataType) -> np.ndarray:
+    """A column of lists of one length, as a matrix.
+
+    Raises:
+        ValueError: it is of another kind, or has gaps.
+    """
+    whole = column.combine_chunks()
+    if not pa.types.is_fixed_size_list(whole.type) or whole.type.value_type != kind:
+        raise ValueError(f"a column of {whole.type}, where lists of {kind} should be")
+    flat = whole.flatten()
+    if whole.null_count or flat.null_count:
+        raise ValueError("a column has gaps")
+    values: np.ndarray = flat.to_numpy(zero_copy_only=False)
+    return values.reshape(-1, whole.type.list_size)
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
     """Write `manifest.json`: from now on the folder is a finished data set."""
     value = {"format_version": FORMAT_VERSION, "digest": manifest.digest, **asdict(manifest)}
     value["splits"] = {s: manifest.rows(s) for s in ("train", "val", "test")}  # for people
+    value["checksum"] = storage.value_digest(value)
     storage.write_json(storage.join(folder, "manifest.json"), value)
 
 
@@ -179,6 +219,7 @@ def read_manifest(folder: str) -> Manifest:
         raise UserError(f"no shards in {folder}: it has no manifest.json; run `facevae shards`")
     value = storage.read_json(uri)
     try:
+        checksum, found = value.pop("checksum", None), storage.value_digest(value)
         version, digest = value.pop("format_version"), value.pop("digest")
         del value["splits"]
         if version != FORMAT_VERSION:
@@ -186,9 +227,12 @@ def read_manifest(folder: str) -> Manifest:
         value["shards"] = tuple(Shard(**shard) for shard in value["shards"])
         value["attribute_names"] = tuple(value["attribute_names"])
         manifest = Manifest(**value)
-    except (KeyError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(f"{uri} is not a manifest of shards ({error})") from error
-    if manifest.digest != digest:
+    # The checksum is of what the digest, the content's name, leaves out; older folders have none.
+    if manifest.digest != digest or checksum not in (found, None):
         raise UserError(f"{uri} was changed by hand: its digest no longer fits; make it again")
     return manifest
 

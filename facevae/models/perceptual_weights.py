@@ -1,7 +1,6 @@
 """Weight files of the frozen face networks: where they are, and what is in them."""
 
 import hashlib
-import pickle
 import urllib.parse
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from facevae.config import LossConfig
-from facevae.errors import UserError
+from facevae.errors import UNREADABLE, UserError
 
 _RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/"
 _PRETRAINED = {
@@ -109,7 +108,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+    except (*UNREADABLE, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"cannot read the weights in {path} ({reason}); expected a whole state-dict file "

@@ -13,10 +13,11 @@ from facevae.attributes.scores import auc_mean, held_out_auc
 from facevae.attributes.statistics import AttributeStatistics, reduce_shards
 from facevae.attributes.vector_file import write_hdf5
 from facevae.attributes.vectors import AttributeVectors, mean_difference
-from facevae.checkpoint import ModelCard, load_model
+from facevae.checkpoint import LoadedModel, ModelCard, load_model
 from facevae.config import HELD_OUT_SPLITS, AttributesConfig, Split
 from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UserError
+from facevae.lease import one_driver
 from facevae.progress import say
 from facevae.tracking import (
     SHARDS_RUN_TAG,
@@ -43,18 +44,29 @@ def compute_attributes(config: AttributesConfig) -> dict[str, float]:
         `auc/<attribute>` on the held-out splits, `auc/mean`, and image counts.
 
     Raises:
-        UserError: no such shards or model, a cluster too small, or a folder of other vectors.
+        UserError: no such shards or model, a cluster too small, a folder of other vectors, or
+            another driver at work on it.
     """
     output, folder = storage.absolute(config.output), storage.absolute(config.shards)
     manifest = read_manifest(folder)
     with model_folder(config.model, config.tracking, output) as path:
         model = load_model(path)
     storage.make_folder(output)
-    _claim(output, config, manifest, model.card)
     result = storage.join(output, "result.json")
     if storage.exists(result):
+        _claim(output, config, manifest, model.card)
         say(f"already done: {output}")
         return dict(storage.read_json(result))
+    with one_driver(output, "facevae attributes", runtime.submission_id()):
+        _claim(output, config, manifest, model.card)
+        metrics = _compute(config, output, folder, manifest, model)
+        storage.write_json(result, metrics)
+    return metrics
+
+
+def _compute(
+    config: AttributesConfig, output: str, folder: str, manifest: Manifest, model: LoadedModel
+) -> dict[str, float]:
     runtime.connect()
     nodes = runtime.nodes()
     check_places(places_of(config), len(nodes))
@@ -97,7 +109,6 @@ def compute_attributes(config: AttributesConfig) -> dict[str, float]:
             "auc/mean": auc_mean(auc),
         }
         _publish(run, output, vectors, auc, metrics)
-    storage.write_json(result, metrics)
     return metrics
 
 

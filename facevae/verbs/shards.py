@@ -2,8 +2,10 @@
 
 from facevae import runtime, storage
 from facevae.config import ShardsConfig
-from facevae.data.sharding import make_shards, prepare_shards
+from facevae.data.sharding import claim_folder, make_shards, make_source
 from facevae.data.shards import Manifest, read_manifest
+from facevae.data.sources import FaceSource
+from facevae.lease import one_driver
 from facevae.progress import say
 from facevae.tracking import start_run
 from facevae.verbs.places import check_places, places_of
@@ -16,15 +18,30 @@ def shard_faces(config: ShardsConfig) -> dict[str, float]:
         `images`, `images/<split>`, `quarantined`, `shards` and `bytes_per_image`.
 
     Raises:
-        UserError: bad source, a folder with another data set, or too many quarantined faces.
+        UserError: bad source, a folder with another data set, another driver at work on it, or too
+            many quarantined faces.
     """
     config = config.model_copy(update={"output": storage.absolute(config.output)})
-    source = prepare_shards(config)
+    source = make_source(config, config.sharding)
+    storage.make_folder(config.output)
     result = storage.join(config.output, "result.json")
-    is_written = storage.exists(storage.join(config.output, "manifest.json"))
-    if is_written and storage.exists(result):
+    if _is_written(config) and storage.exists(result):
+        claim_folder(config.output, source, config.sharding)
         say(f"already done: {config.output}")
         return _figures(read_manifest(config.output))
+    with one_driver(config.output, "facevae shards", runtime.submission_id()):
+        claim_folder(config.output, source, config.sharding)
+        figures = _shard(config, source)
+        storage.write_json(result, figures)
+    return figures
+
+
+def _is_written(config: ShardsConfig) -> bool:
+    return storage.exists(storage.join(config.output, "manifest.json"))
+
+
+def _shard(config: ShardsConfig, source: FaceSource) -> dict[str, float]:
+    is_written = _is_written(config)
     labels = {} if is_written else _prepare_cluster(config)
     settings = config.model_dump(mode="json")
     with start_run(
@@ -40,7 +57,6 @@ def shard_faces(config: ShardsConfig) -> dict[str, float]:
         figures = _figures(manifest)
         run.metrics(0, figures)
         run.json("quarantined.json", manifest.quarantined)
-    storage.write_json(result, figures)
     return figures
 
 

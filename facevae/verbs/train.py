@@ -19,6 +19,7 @@ from facevae.config import ShardsConfig, TrainConfig
 from facevae.data.batches import spread_images
 from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UserError
+from facevae.lease import one_driver
 from facevae.models.perceptual import check_perceptual_network
 from facevae.models.perceptual_weights import perceptual_weights_digest
 from facevae.pixels import crop_and_resize
@@ -56,7 +57,7 @@ def train_model(config: TrainConfig) -> dict[str, float]:
 
     Raises:
         UserError: settings, data or cluster do not allow it; found before training where it can
-            be. Or a loss that is not finite.
+            be. Or a loss that is not finite, or another driver at work on the output.
     """
     output = storage.absolute(config.output)
     config = config.model_copy(update={"output": output})
@@ -64,10 +65,18 @@ def train_model(config: TrainConfig) -> dict[str, float]:
     if config.loss.reconstruction == "perceptual":
         check_perceptual_network(config.loss)
     storage.make_folder(output)
-    _claim(output, config)
     if storage.exists(result):
+        _claim(output, config)
         say(f"already done: {output}")
         return dict(storage.read_json(result))
+    with one_driver(output, "facevae train", runtime.submission_id()):
+        _claim(output, config)
+        metrics = _train(config, output)
+        storage.write_json(result, metrics)
+    return metrics
+
+
+def _train(config: TrainConfig, output: str) -> dict[str, float]:
     runtime.connect()
     nodes = runtime.nodes()
     check_places(places_of(config), len(nodes))
@@ -92,9 +101,7 @@ def train_model(config: TrainConfig) -> dict[str, float]:
         run.tags({f"facevae.{name}": f"{step:.0f}" for name, step in best.items()})
         if lost is not None:
             raise UserError(lost)
-        metrics = _publish(config, shards, manifest, history, run) | best
-    storage.write_json(result, metrics)
-    return metrics
+        return _publish(config, shards, manifest, history, run) | best
 
 
 def _claim(output: str, config: TrainConfig) -> None:

@@ -187,3 +187,21 @@ def sections(model) -> list:
         f.annotation for f in model.model_fields.values() if hasattr(f.annotation, "model_fields")
     ]
     return [model, *(section for each in inner for section in sections(each))]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: &a [x]\nb: [*a, *a]\n", "line 2: settings cannot refer"),
+        ("a: " + "[" * 5000, "nested too deep"),
+        ("training: {steps: 2001-99-99}", "cannot be read as YAML"),
+        ("training: {steps: " + "9" * 5000 + "}", "cannot be read as YAML"),
+        ("# much\n" * 20_000, "bytes, settings have"),
+    ],
+)
+def test_hostile_settings_are_one_clear_line(tmp_path, content, message):
+    file = tmp_path / "settings.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=message) as refused:
+        parse("train", [f"--config={file}", "--output=out"])
+    assert "\n" not in str(refused.value)

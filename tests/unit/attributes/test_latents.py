@@ -1,12 +1,16 @@
 """Latents: the same alone or in any batch, and a table that reads back as it was written."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
-from facevae.attributes.latents import encode_pixels, read_latents, write_latents
+from facevae.attributes.latents import encode_pixels, latents_uri, read_latents, write_latents
 from facevae.attributes.vectors import LatentBatch
 from facevae.config import ModelConfig
 from facevae.data.shards import Manifest, Shard
+from facevae.errors import UserError
 from facevae.models import build_vae
 from facevae.pixels import model_input
 
@@ -56,3 +60,20 @@ def test_a_shard_without_latents_reads_back(tmp_path):
     manifest = Manifest(("a",) * 4, 64, (shard,), {}, {}, {}, missing_labels=False)
     (back,) = read_latents(str(tmp_path), manifest)
     assert (back.latents.shape, back.attributes.shape) == ((0, 3), (0, 4))
+
+
+def test_damaged_latents_are_named(tmp_path):
+    labels = np.ones((3, 2), np.int8)
+    latents = np.arange(12, dtype=np.float32).reshape(3, 4)
+    batch = LatentBatch(["a", "b", "c"], ["train"] * 3, latents, labels)
+    write_latents(str(tmp_path), "train-00000", batch)
+    shard = Shard("train-00000", "train", 3, 0, "digest")
+    manifest = Manifest(("x", "y"), 64, (shard,), {}, {}, {}, False)
+    path = Path(latents_uri(str(tmp_path), "train-00000"))
+    whole = path.read_bytes()
+    place = whole.index(latents.tobytes())
+    for damaged in (whole[:-9], b"", whole[:place] + b"\1" + whole[place + 1 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"damaged latents .*train-00000.parquet") as refused:
+            list(read_latents(str(tmp_path), manifest))
+        assert "\n" not in str(refused.value)

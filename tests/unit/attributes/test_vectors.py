@@ -279,3 +279,32 @@ def test_a_damaged_or_foreign_file_is_refused_in_one_line(file, damage, message)
         read_vectors(file)
     assert "\n" not in str(caught.value)
     assert file.name in str(caught.value)
+
+
+def test_a_small_file_that_says_it_is_huge_takes_no_memory(file):
+    with h5py.File(file, "r+") as opened:
+        for name, width in (("latent_vars", LATENT), ("attributes", len(NAMES))):
+            del opened[name]
+            opened.create_dataset(name, (2**40, width), np.float64, chunks=(64, width))
+    for read in (read_vectors, lambda path: find_rows(path, "Smiling")):
+        with pytest.raises(UserError, match="far too small"):
+            read(file)
+
+
+@pytest.mark.parametrize("name", ["image_ids", "splits", "valid", "standard_errors"])
+def test_columns_of_another_length_are_refused(file, name):
+    with h5py.File(file, "r+") as opened:
+        part = opened[name][:-1]
+        del opened[name]
+        opened[name] = part
+    with pytest.raises(UserError, match=f"damaged: {name} has the shape"):
+        read_vectors(file)
+
+
+def test_vectors_of_another_kind_are_refused(file):
+    with h5py.File(file, "r+") as opened:
+        del opened["attribute_vectors"]
+        words = np.full((len(NAMES), LATENT), "x", object)
+        opened.create_dataset("attribute_vectors", data=words, dtype=h5py.string_dtype())
+    with pytest.raises(UserError, match="cannot read attribute vectors"):
+        read_vectors(file)

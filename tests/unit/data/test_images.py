@@ -239,3 +239,11 @@ def test_decode_jpegs_equals_pillow_pixel_for_pixel() -> None:
 def test_decode_jpegs_names_the_odd_one(odd: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode_jpegs([encode_jpeg(smooth_image()), odd])
+
+
+def test_a_stored_image_that_says_it_is_huge_takes_no_memory():
+    jpeg = bytearray(encode_jpeg(Image.new("RGB", (64, 64))))
+    size = jpeg.index(b"\xff\xc0") + 5
+    jpeg[size : size + 4] = b"\xff\xdc" * 2
+    with pytest.raises(BadImageError, match="too large: 65500x65500"):
+        decode_jpegs([bytes(jpeg)])

@@ -173,3 +173,32 @@ def test_quarantined_faces_are_listed_and_counted(tmp_path):
     with (tmp_path / "quarantine.csv").open(encoding="utf-8", newline="") as file:
         assert [Quarantined(**row) for row in csv.DictReader(file)] == faces
     assert list(shards.reasons(faces).items()) == [("truncated", 2), ("no label", 1)]
+
+
+@pytest.mark.parametrize("key", ["rows", "missing_labels", "run_id", "source"])
+def test_no_part_of_a_manifest_changes_unseen(tmp_path, key):
+    shard = Shard("train-00000", "train", 3, 100, "digest")
+    manifest = Manifest(("Smiling",), 64, (shard,), {"kind": "drawn"}, {}, {}, False, "run")
+    write_manifest(str(tmp_path), manifest)
+    path = tmp_path / "manifest.json"
+    value = json.loads(path.read_text())
+    (value["shards"][0] if key == "rows" else value)[key] = 7
+    path.write_text(json.dumps(value))
+    with pytest.raises(UserError, match="was changed by hand"):
+        read_manifest(str(tmp_path))
+
+
+def test_a_manifest_of_before_checksums_is_read(tmp_path):
+    manifest = Manifest(("Smiling",), 64, (), {"kind": "drawn"}, {}, {}, False, "run")
+    write_manifest(str(tmp_path), manifest)
+    path = tmp_path / "manifest.json"
+    value = json.loads(path.read_text())
+    del value["checksum"]
+    path.write_text(json.dumps(value))
+    assert read_manifest(str(tmp_path)) == manifest
+
+
+def test_json_that_is_nested_too_deep_is_one_clear_line(tmp_path):
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="not a JSON file"):
+        read_manifest(str(tmp_path))

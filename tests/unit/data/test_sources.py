@@ -450,3 +450,10 @@ def test_attribute_index(name: str, hint: str) -> None:
         attribute_index(ATTRIBUTE_NAMES, name)
     with pytest.raises(UserError, match="among the 40 known: the first is '5_o_Clock_Shadow'"):
         attribute_index(ATTRIBUTE_NAMES, "zzzzqqqq")
+
+
+def test_a_mistake_is_one_line_whatever_it_quotes(tmp_path):
+    (tmp_path / "table").write_text("1.jpg 0\n2.jpg x\u2028y\x1cz\n".replace("\u2028", "\x85"))
+    with pytest.raises(UserError) as refused:
+        read_partition(str(tmp_path / "table"))
+    assert len(str(refused.value).splitlines()) == 1

@@ -15,7 +15,11 @@ from facevae.models.perceptual import (
     build_perceptual_network,
     check_perceptual_network,
 )
-from facevae.models.perceptual_weights import fetch_weights, perceptual_weights_digest
+from facevae.models.perceptual_weights import (
+    fetch_weights,
+    perceptual_weights_digest,
+    read_weights,
+)
 
 STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
 
@@ -231,3 +235,13 @@ def test_damaged_and_foreign_files_are_refused(suffix: str, tmp_path: Path) -> N
         torch.save([1, 2], path)
         with pytest.raises(UserError, match="found list"):
             build_perceptual_network(_inception(path))
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x80\x02.", b"\x80\x02h\x5a.", b"\x80\x02X\x02\0\0\0\xff\xfe."]
+)
+def test_weight_files_that_unpickling_trips_over_are_refused(tmp_path, content):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"\x80\x02" + content)
+    with pytest.raises(UserError, match="cannot read the weights"):
+        read_weights(path)

@@ -1,0 +1,164 @@
+"""Shards that keep failing, and workers that die: the others are finished, and the job names it."""
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from PIL import Image
+from ray import cloudpickle
+
+from facevae import runtime
+from facevae.attributes.encode import encode_shards, plan_encoders
+from facevae.checkpoint import LoadedModel, ModelCard
+from facevae.config import EncodingConfig, ModelConfig, ShardsConfig
+from facevae.data.images import decode_jpegs
+from facevae.data.sharding import make_shards
+from facevae.data.shards import read_manifest, read_shard
+from facevae.data.sources import DrawnSource
+from facevae.errors import UserError
+from facevae.models import build_vae
+from facevae.pixels import model_input
+from facevae.tries import DIED
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not import tests
+
+
+@dataclass(frozen=True)
+class PoisonedSource(DrawnSource):
+    """Drawn faces, one of which fails or kills who draws it, so many times."""
+
+    poison: str = ""
+    dies: bool = False
+    marks: str = ""
+    times: int = 1000
+
+    def load(self, image_id: str) -> Image.Image:
+        used = Path(self.marks)
+        if image_id == self.poison and len(list(used.iterdir())) < self.times:
+            (used / str(len(list(used.iterdir())))).touch()
+            if self.dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise MemoryError("no room")
+        return super().load(image_id)
+
+
+def shard(tmp_path, **poison):
+    marks = tmp_path / "marks"
+    marks.mkdir(exist_ok=True)
+    source = PoisonedSource(48, 3, marks=str(marks), **poison)
+    config = ShardsConfig(
+        output=str(tmp_path / "out"),
+        drawn={"count": 48, "seed": 3},
+        sharding={"image_size": 32, "images_per_shard": 10, "tries": 2},
+    )
+    return make_shards(config, source, "run")
+
+
+@pytest.mark.parametrize(("dies", "reason"), [(False, "MemoryError: no room"), (True, DIED)])
+def test_a_shard_that_keeps_failing_is_named_and_the_others_are_written(tmp_path, dies, reason):
+    with pytest.raises(UserError) as failed:
+        shard(tmp_path, poison="000001.jpg", dies=dies)
+    message = str(failed.value)
+    assert "1 of " in message
+    assert f"shards failed 2 times: val-00000 ({reason});" in message
+    written = {path.stem for path in (tmp_path / "out" / "records").iterdir()}
+    assert "val-00000" not in written
+    assert len(list((tmp_path / "marks").iterdir())) == 2
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    manifest = shard(tmp_path)  # mended
+    assert manifest.rows() == 48
+    assert {each.name for each in manifest.shards} == written | {"val-00000"}
+
+
+def test_a_task_that_dies_once_is_run_again_and_nothing_else_happens(tmp_path):
+    manifest = shard(tmp_path, poison="000001.jpg", dies=True, times=1)
+    assert len(list((tmp_path / "marks").iterdir())) == 1
+    (tmp_path / "quiet").mkdir()
+    assert manifest.digest == shard(tmp_path / "quiet").digest
+
+
+@pytest.fixture
+def encode(shards, tmp_path):
+    """Encodes the shards with a VAE that meets its end, so many times, at one image of a shard."""
+
+    def run(output: Path, times: int, folder: Path = shards):
+        manifest = read_manifest(str(folder))
+        torch.manual_seed(0)
+        vae = build_vae(ModelConfig(latent_size=4)).eval()
+        first = torch.from_numpy(decode_jpegs(read_shard(str(shards), "train-00001").images[:1]))
+        wanted = model_input(first, vae.image_size, vae.resize_method)[0]
+        marks = tmp_path / "deaths"
+        marks.mkdir(exist_ok=True)
+
+        def die(module, inputs) -> None:
+            count = len(list(marks.iterdir()))
+            if count < times and torch.allclose(inputs[0][0], wanted, atol=1e-3):
+                (marks / str(count)).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        vae.encoder.register_forward_pre_hook(die)
+        config = EncodingConfig(actors=2, batch_size=32, tries=2)
+        card = ModelCard(ModelConfig(latent_size=4), 0, "", "")
+        plan = plan_encoders(config, runtime.nodes())
+        return encode_shards(
+            str(folder), manifest, LoadedModel(vae, card), config, plan, str(output)
+        )
+
+    return run
+
+
+def test_an_actor_that_keeps_dying_on_a_shard_gives_it_up(encode, tmp_path, shards):
+    output = tmp_path / "out"
+    with pytest.raises(UserError) as failed:
+        encode(output, times=1000)
+    assert f"shards failed 2 times: train-00001 ({DIED});" in str(failed.value)
+    manifest = read_manifest(str(shards))
+    finished = {path.stem for path in (output / "statistics").iterdir()}
+    assert finished == {each.name for each in manifest.shards} - {"train-00001"}
+    statistics = encode(output, times=0)
+    assert [each.shard for each in statistics] == [each.name for each in manifest.shards]
+    assert not (output / "tries").exists()
+
+
+def test_a_damaged_shard_is_named_and_the_others_are_encoded(encode, tmp_path, shards):
+    import shutil
+
+    folder = tmp_path / "shards"
+    shutil.copytree(shards, folder)
+    damaged = folder / "data" / "train-00000.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"train-00000 \(damaged shard .*train-00000.parquet"):
+        encode(tmp_path / "out", times=0, folder=folder)
+    assert len(list((tmp_path / "out" / "statistics").iterdir())) == len(
+        read_manifest(str(shards)).shards
+    ) - 1  # fmt: skip
+
+
+def test_a_finished_shard_whose_files_are_damaged_is_encoded_again(encode, tmp_path, capsys):
+    output = tmp_path / "out"
+    encode(output, times=0)
+    names = (
+        "statistics/train-00000.npz",
+        "statistics/train-00001.npz",
+        "latents/train-00002.parquet",
+    )
+    before = {name: (output / name).read_bytes() for name in names}
+    (output / names[0]).write_bytes(before[names[0]][:-40])
+    flipped = bytearray(before[names[1]])
+    flipped[len(flipped) // 2] ^= 1
+    (output / names[1]).write_bytes(flipped)
+    (output / names[2]).unlink()
+    encode(output, times=0)
+    assert "train-00000.npz is damaged" in capsys.readouterr().err
+    assert {name: (output / name).read_bytes() for name in names} == before
+
+
+def test_rays_setting_is_back_afterwards(encode, tmp_path):
+    encode(tmp_path / "out", times=1)
+    assert ray.data.DataContext.get_current().max_errored_blocks == 0

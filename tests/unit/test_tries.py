@@ -1,0 +1,84 @@
+"""Tries: counted though the one who tries may die; what fails too often is named."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from facevae import storage
+from facevae.errors import UserError
+from facevae.tries import DIED, Tries, finish
+
+
+@pytest.fixture(params=["disk", "s3"])
+def tries(request, tmp_path) -> Tries:
+    folder = str(tmp_path) if request.param == "disk" else request.getfixturevalue("s3")
+    return Tries(folder, 2)
+
+
+def fail(tries: Tries, part: str, error: Exception) -> None:
+    with tries.one(part):
+        raise error
+
+
+def test_a_try_that_ends_well_is_not_counted(tries):
+    for _ in range(3):
+        with tries.one("a"):
+            pass
+    assert storage.names(f"{tries.output}/tries/a") == []
+
+
+def test_errors_are_counted_for_each_part_and_then_refused(tries):
+    for number in range(2):
+        with pytest.raises(ZeroDivisionError):
+            fail(tries, "a", ZeroDivisionError(f"number\n{number}"))
+    with pytest.raises(UserError, match="had its 2 tries"), tries.one("a"):
+        pytest.fail("a third try")
+    assert tries.last_reason("a") == "ZeroDivisionError: number 1"
+    with tries.one("b"):
+        pass
+
+
+def test_a_death_is_counted(tmp_path):
+    code = "import os, sys; from facevae.tries import Tries\n"
+    code += "with Tries(sys.argv[1], 2).one('a'): os.kill(os.getpid(), 9)"
+    for _ in range(2):
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        assert subprocess.run(command, env=dict(os.environ), check=False).returncode == -9
+    with pytest.raises(UserError, match="had its 2 tries"), Tries(str(tmp_path), 2).one("a"):
+        pytest.fail("a third try")
+    assert Tries(str(tmp_path), 2).last_reason("a") == DIED
+
+
+def run_parts(tries: Tries, errors: dict[str, list[Exception]]) -> list[str]:
+    """Run the parts a, b and c; each raises its errors, one a try. Returns what was finished."""
+    finished: list[str] = []
+
+    def run(parts) -> None:
+        for part in parts:
+            try:
+                with tries.one(part):
+                    if errors.get(part):
+                        raise errors[part].pop(0)
+                finished.append(part)
+            except ArithmeticError:
+                pass
+
+    finish(tries, lambda: [part for part in "abc" if part not in finished], run, "parts")
+    return finished
+
+
+def test_a_part_that_fails_once_is_tried_again_after_the_others(tries):
+    assert run_parts(tries, {"a": [ArithmeticError("once")]}) == ["b", "c", "a"]
+    assert storage.names(f"{tries.output}/tries") == []
+
+
+def test_a_part_that_keeps_failing_is_named_with_its_last_reason(tries):
+    errors = {"b": [ArithmeticError("first"), ArithmeticError("last")]}
+    with pytest.raises(UserError) as failed:
+        run_parts(tries, errors)
+    assert str(failed.value).startswith("1 of 3 parts failed 2 times: b (ArithmeticError: last);")
+    assert "\n" not in str(failed.value)
+    assert not errors["b"]
+    assert run_parts(tries, {}) == ["a", "b", "c"]  # the same command tries them again
