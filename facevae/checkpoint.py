@@ -215,7 +215,7 @@ def _read_training(
 
 _UNREADABLE = (
     *(OSError, EOFError, RuntimeError, pickle.UnpicklingError, struct.error),
-    *(ValueError, TypeError, LookupError, AttributeError),
+    *(ValueError, TypeError, LookupError, AttributeError, MemoryError),
 )
 """what torch.load raises for files that torch did not write, by where it trips over them"""
 

@@ -247,10 +247,10 @@ def _check_layout(uri: str | Path, file: h5py.File) -> None:
 
 def _check_sizes(uri: str | Path, file: h5py.File) -> None:
     """Refuse a small file that says it holds very much, and columns that do not fit each other."""
-    limit = MOST_COMPRESSED * file.id.get_filesize()
+    size = file.id.get_filesize()
     sets = {name: each for name in file if isinstance(each := file.get(name), h5py.Dataset)}
     for name, dataset in sets.items():
-        if dataset.nbytes > limit:
+        if dataset.nbytes > size * (MOST_COMPRESSED if dataset.chunks else 1):
             raise UserError(
                 f"{uri} is damaged: it says that {name} has the shape {dataset.shape}, and is far "
                 "too small for it; compute it again"

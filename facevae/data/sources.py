@@ -152,7 +152,7 @@ def read_identities(path: str) -> dict[str, int]:
     Raises:
         UserError: the file is missing or not such a table; with the line number.
     """
-    return _read_pairs(path, "a person's number", _identity)
+    return _read_pairs(path, "a person's number", _whole_number)
 
 
 def _error(path: str, line: int, message: str) -> UserError:
@@ -194,7 +194,7 @@ def _csv_rows(path: str, lines: io.StringIO) -> Iterator[Row]:
 
 def _stated_count(path: str, rows: Iterator[Row]) -> int:
     line, row = next(rows)
-    if len(row) != 1 or not row[0].isdecimal():
+    if len(row) != 1 or _whole_number(row[0]) is None:
         found = " ".join(row)[:40]
         raise _error(path, line, f"expected a row count or a header with commas, found '{found}'")
     return int(row[0])
@@ -236,7 +236,7 @@ def _signed(
     return labels
 
 
-def _identity(text: str) -> int | None:
+def _whole_number(text: str) -> int | None:
     return int(text) if text.isdecimal() and len(text) < 19 else None  # it fits 64 bits
 
 

@@ -12,7 +12,12 @@ import pytest
 import torch
 
 from facevae.checkpoint import (
+<<<<<<< HEAD
     DamagedError,
+=======
+    OPTIMIZER,
+    TRAINING,
+>>>>>>> exact
     ModelCard,
     TrainingState,
     load_model,
@@ -205,3 +210,13 @@ def test_another_pixel_normalisation_is_refused(folder):
 def test_a_folder_without_a_model_is_refused(tmp_path):
     assert "no model in" in refused(load_model, tmp_path)
     assert "no training checkpoint" in refused(load_training, tmp_path)
+
+
+def test_an_optimizer_that_asks_for_all_memory_is_refused(folder):
+    path = folder / OPTIMIZER
+    path.write_bytes(b"\x80\x04\x8d" + (2**62).to_bytes(8, "little") + b"x.")  # a text of 4 EiB
+    value = json.loads((folder / TRAINING).read_text())
+    value["digests"][OPTIMIZER] = file_digest(path)
+    (folder / TRAINING).write_text(json.dumps(value))
+    with pytest.raises(UserError, match="damaged training checkpoint"):
+        load_training(folder)

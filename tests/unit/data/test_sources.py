@@ -457,3 +457,9 @@ def test_a_mistake_is_one_line_whatever_it_quotes(tmp_path):
     with pytest.raises(UserError) as refused:
         read_partition(str(tmp_path / "table"))
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_row_count_of_very_many_digits_is_one_clear_line(tmp_path):
+    (tmp_path / "table").write_text("9" * 5000 + "\nSmiling\n1.jpg 1\n")
+    with pytest.raises(UserError, match=r"line 1: expected a row count .*, found '9{40}'"):
+        read_label_table(str(tmp_path / "table"))
