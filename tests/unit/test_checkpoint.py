@@ -12,12 +12,9 @@ import pytest
 import torch
 
 from facevae.checkpoint import (
-<<<<<<< HEAD
-    DamagedError,
-=======
     OPTIMIZER,
     TRAINING,
->>>>>>> exact
+    DamagedError,
     ModelCard,
     TrainingState,
     load_model,
