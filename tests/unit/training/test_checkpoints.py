@@ -119,7 +119,7 @@ def test_on_an_object_store_the_training_file_comes_last_and_goes_first(s3, tmp_
     """So an upload that breaks off never looks whole, also where it replaces another."""
     monkeypatch.chdir(tmp_path)
     kept(s3).save(3)
-    filesystem = storage._filesystem(s3)[0]
+    filesystem = storage.filesystem_of(s3)[0]
     monkeypatch.setattr(filesystem, "put_file", broken)
     again = kept(s3, failed_checkpoints_allowed=0)
     monkeypatch.setattr(module, "RETRY_SECONDS", ())
