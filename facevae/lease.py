@@ -210,7 +210,10 @@ class _Keeper:
         # Waiting in C code, as Ray's calls do, is ended by a signal only, and that goes to the
         # main thread; in others the block runs to its end, and is then told.
         if self._owner is threading.main_thread() and self._owner.ident is not None:
-            signal.pthread_kill(self._owner.ident, signal.SIGINT)
+            # A shell starts what runs in its background deaf to SIGINT.
+            is_deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            chosen = signal.SIGTERM if is_deaf else signal.SIGINT
+            signal.pthread_kill(self._owner.ident, chosen)
 
 
 @functools.cache

@@ -171,9 +171,10 @@ def model_folder(uri: str, config: TrackingConfig, output: str) -> Iterator[Path
     connection.prepare()
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            path = mlflow.artifacts.download_artifacts(
-                uri, dst_path=temporary, tracking_uri=store, registry_uri=store
-            )
+            with _global_store(store):  # where it looks up the models of a run
+                path = mlflow.artifacts.download_artifacts(
+                    uri, dst_path=temporary, tracking_uri=store, registry_uri=store
+                )
         except (MlflowException, OSError) as error:
             reason = judge(error)
             raise UserError(f"no model {uri} in {store}: {reason}") from error

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -134,6 +135,7 @@ def test_a_lease_is_kept_fresh(tmp_path, monkeypatch):
 
 def test_a_driver_whose_lease_was_taken_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "REFRESH_SECONDS", 0.05)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     @one_driver(str(tmp_path), "facevae shards")
     def lose_it() -> None:
@@ -141,8 +143,11 @@ def test_a_driver_whose_lease_was_taken_stops(tmp_path, monkeypatch):
         time.sleep(20)
         pytest.fail("was not stopped")
 
-    with pytest.raises(UserError, match=r"another took over: facevae shards .* on elsewhere"):
-        lose_it()
+    try:
+        with pytest.raises(UserError, match=r"another took over: facevae shards .* on elsewhere"):
+            lose_it()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert read(str(tmp_path))["host"] == "elsewhere"
 
 
