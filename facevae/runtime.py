@@ -52,7 +52,6 @@ class Node(NamedTuple):
     cpus: float
     gpus: float
     memory: float = 0.0
-    object_store: float = 0.0
     pool: str | None = None
     gpu_type: str = ""
     is_here: bool = True
@@ -148,7 +147,6 @@ def node_of(resources: Mapping[str, float], labels: Mapping[str, str]) -> Node:
         float(resources.get("CPU", 0)),
         float(resources.get("GPU", 0)),
         float(resources.get("memory", 0)),
-        float(resources.get("object_store_memory", 0)),
         labels.get(POOL_LABEL),
         labels.get(GPU_LABEL) or next(kinds, ""),
     )

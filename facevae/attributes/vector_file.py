@@ -203,7 +203,7 @@ def _opened(uri: str | Path) -> Iterator[h5py.File]:
         with open_to_read(str(uri), BLOCK_BYTES) as opened, h5py.File(opened, "r") as file:
             _check_layout(uri, file)
             yield file
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(
             f"no attribute vectors at {uri}; compute them first, or correct the path"
         ) from error

@@ -3,6 +3,7 @@
 from typing import TypeVar
 
 from facevae import storage
+from facevae.attributes.vectors import index_of
 from facevae.config import (
     AttributesConfig,
     EditConfig,
@@ -12,7 +13,6 @@ from facevae.config import (
     TrainConfig,
 )
 from facevae.data.shards import read_manifest
-from facevae.data.sources import attribute_index
 from facevae.progress import say
 from facevae.tracking import store_uri
 from facevae.verbs.attributes import compute_attributes
@@ -45,7 +45,7 @@ def quickstart(config: QuickstartConfig) -> dict[str, float]:
         shard_faces(_part(ShardsConfig, config, tracking, output=shards))
     names = read_manifest(shards).attribute_names
     for name in config.editing.attribute:
-        attribute_index(names, name)  # before hours of training, not after
+        index_of(name, names)  # before hours of training, not after
     figures = train_model(
         _part(TrainConfig, config, tracking, output=places["train"], shards=shards, **NO_IMAGES)
     )

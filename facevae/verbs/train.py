@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -47,6 +47,13 @@ MINUTES_FOR_NODES = 30
 """how long training waits for nodes that the autoscaler must add first"""
 
 
+class Data(NamedTuple):
+    """What is trained on: a folder of shards, and its manifest."""
+
+    shards: str
+    manifest: Manifest
+
+
 def train_model(config: TrainConfig) -> dict[str, float]:
     """Train a VAE, or go on with it, or find it trained.
 
@@ -64,26 +71,25 @@ def train_model(config: TrainConfig) -> dict[str, float]:
     result = storage.join(output, "result.json")
     if config.loss.reconstruction == "perceptual":
         check_perceptual_network(config.loss)
-    storage.make_folder(output)
     if storage.exists(result):
         _claim(output, config)
         say(f"already done: {output}")
         return dict(storage.read_json(result))
+    given = None if config.shards is None else _checked(storage.absolute(config.shards))
+    storage.make_folder(output)
     with one_driver(output, "facevae train", runtime.submission_id()):
         _claim(output, config)
-        metrics = _train(config, output)
+        metrics = _train(config, output, given)
         storage.write_json(result, metrics)
     return metrics
 
 
-def _train(config: TrainConfig, output: str) -> dict[str, float]:
+def _train(config: TrainConfig, output: str, given: Data | None) -> dict[str, float]:
     runtime.connect()
     nodes = runtime.nodes()
     check_places(places_of(config), len(nodes))
     plan = plan_training(config, nodes)
-    shards = _shards(config)
-    manifest = read_manifest(shards)
-    _check_data(config, shards, manifest)
+    shards, manifest = given or _checked(_make_shards(config))
     judge = {}
     if config.loss.reconstruction == "perceptual":
         judge = {"facevae.perceptual_weights": perceptual_weights_digest(config.loss)}
@@ -132,10 +138,8 @@ def _lasting(config: TrainConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={**whole, "training": KEEPING})
 
 
-def _shards(config: TrainConfig) -> str:
-    """The folder of shards, made from the source first where none is given."""
-    if config.shards is not None:
-        return storage.absolute(config.shards)
+def _make_shards(config: TrainConfig) -> str:
+    """Make shards of the source, in the output folder; returns theirs."""
     folder = storage.join(config.output, "shards")
     source = {name: getattr(config, name) for name in ShardsConfig.model_fields if name != "output"}
     source["tracking"] = config.tracking.model_copy(
@@ -145,12 +149,15 @@ def _shards(config: TrainConfig) -> str:
     return folder
 
 
-def _check_data(config: TrainConfig, shards: str, manifest: Manifest) -> None:
+def _checked(shards: str) -> Data:
+    """A folder of shards that can be trained on, and its manifest."""
+    manifest = read_manifest(shards)
     for split in ("train", "val"):
         if manifest.rows(split) == 0:
             raise UserError(
                 f"{shards} has no images in its '{split}' split: give more images, or a --partition"
             )
+    return Data(shards, manifest)
 
 
 def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> str | None:

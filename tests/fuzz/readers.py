@@ -19,7 +19,7 @@ from facevae.attributes import encode, latents, vector_file
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.attributes.vectors import LatentBatch, mean_difference
 from facevae.config import ModelConfig
-from facevae.data import shards, sources
+from facevae.data import shards, tables
 from facevae.data.drawn import drawn_face
 from facevae.data.images import decode_image, decode_jpegs, encode_jpeg
 from facevae.data.shards import Manifest, Shard, ShardRows
@@ -177,18 +177,18 @@ def _tables(folder: Path) -> Iterator[Reader]:
 
     def read_labels(data: bytes) -> None:
         path.write_bytes(data)
-        table = sources.read_label_table(str(path))
+        table = tables.read_label_table(str(path))
         assert table.labels.shape == (len(table.image_ids), len(table.names))
         assert len(set(table.image_ids)) == len(table.image_ids)
         assert np.isin(table.labels, (-1, 0, 1)).all()
 
     def read_partition(data: bytes) -> None:
         path.write_bytes(data)
-        assert set(sources.read_partition(str(path)).values()) <= {"train", "val", "test"}
+        assert set(tables.read_partition(str(path)).values()) <= {"train", "val", "test"}
 
     def read_identities(data: bytes) -> None:
         path.write_bytes(data)
-        people = sources.read_identities(str(path))
+        people = tables.read_identities(str(path))
         assert all(0 <= person < 2**63 for person in people.values())
 
     pairs = [b"1.jpg 0\n2.jpg 1\n3.jpg 2\n", b"image,value\n1.jpg,0\n2.jpg,1\n"]

@@ -23,9 +23,9 @@ DATA = NodeGroup("data", {"CPU": 16}, 2)
 
 
 def test_a_node_by_what_ray_tells():
-    resources = {"CPU": 8.0, "GPU": 2.0, "memory": 3e10, "object_store_memory": 1e10,
+    resources = {"CPU": 8.0, "GPU": 2.0, "memory": 3e10,
                  "accelerator_type:L4": 1.0}  # fmt: skip
-    expected = Node(8, 2, 3e10, 1e10, "gpu", "L4", is_here=True)
+    expected = Node(8, 2, 3e10, "gpu", "L4", is_here=True)
     assert node_of(resources, {POOL_LABEL: "gpu"}) == expected
     assert node_of(resources, {"ray.io/accelerator-type": "T4"}).gpu_type == "T4"
     assert node_of({}, {}) == Node(0, 0)

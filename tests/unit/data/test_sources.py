@@ -5,7 +5,6 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,30 +15,14 @@ from facevae.data.images import BadImageError
 from facevae.data.sources import (
     DrawnSource,
     ImageFolderSource,
-    attribute_index,
     hash_split,
     list_images,
-    read_identities,
-    read_label_table,
-    read_partition,
 )
 from facevae.errors import UserError
 
 CELEBA = "3\nSmiling Male\na.jpg  1 -1\nb.jpg -1 -1\nc.jpg -1  1\n"
 KAGGLE = "image_id,Smiling,Male\na.jpg,1,-1\nb.jpg,-1,-1\nc.jpg,-1,1\n"
 LABELS = [[1, -1], [-1, -1], [-1, 1]]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[..., str]:
-    """Writes a table and returns its path."""
-
-    def write_table(content: str | bytes, name: str = "table.txt") -> str:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return str(path)
-
-    return write_table
 
 
 @pytest.fixture
@@ -59,158 +42,6 @@ def images(tmp_path: Path) -> Callable[..., str]:
 def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-# --- label tables --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        CELEBA,
-        KAGGLE,
-        CELEBA.replace("\n", "\r\n"),
-        KAGGLE.replace("\n", "\r\n"),
-        "\ufeff" + KAGGLE,  # as Excel saves it
-        CELEBA + "\n\n",
-        KAGGLE + ",,\n",
-        CELEBA.replace("  ", "\t"),
-        KAGGLE.replace(",", ", "),
-        KAGGLE.replace("a.jpg", '"a.jpg"'),
-        KAGGLE.replace("1", "1.0"),  # as pandas saves a column that had a hole
-    ],
-)
-def test_celeba_text_and_csv_say_the_same(write: Callable[..., str], text: str) -> None:
-    table = read_label_table(write(text))
-    assert table.names == ("Smiling", "Male")
-    assert table.image_ids == ("a.jpg", "b.jpg", "c.jpg")
-    assert table.labels.dtype == np.int8
-    np.testing.assert_array_equal(table.labels, LABELS)
-
-
-@pytest.mark.parametrize("attributes", [1, 2, 41, 300])
-def test_any_number_of_attributes(write: Callable[..., str], attributes: int) -> None:
-    labels = np.random.default_rng(0).integers(-1, 2, (50, attributes))
-    rows = [f"{i}.png " + " ".join(map(str, row)) for i, row in enumerate(labels.tolist())]
-    names = " ".join(f"attribute_{i}" for i in range(attributes))
-    table = read_label_table(write("\n".join(["50", names, *rows])))
-    assert len(table.names) == attributes
-    np.testing.assert_array_equal(table.labels, labels)
-
-
-@pytest.mark.parametrize(
-    ("text", "encoding", "labels"),
-    [
-        ("2\nA B\nx 1 0\ny -1 1\n", "auto", [[1, 0], [-1, 1]]),
-        ("2\nA B\nx 1 0\ny -1 1\n", "signed", [[1, 0], [-1, 1]]),
-        ("2\nA B\nx 1 0\ny 0 1\n", "signed", [[1, 0], [0, 1]]),
-        ("2\nA B\nx 1 0\ny 0 1\n", "binary", [[1, -1], [-1, 1]]),
-        ("2\nA B\nx 1 1\ny 1 1\n", "auto", [[1, 1], [1, 1]]),
-    ],
-)
-def test_what_zero_means(
-    write: Callable[..., str], text: str, encoding: Any, labels: list[list[int]]
-) -> None:
-    found = read_label_table(write(text), encoding).labels
-    assert found.dtype == np.int8
-    np.testing.assert_array_equal(found, labels)
-
-
-@pytest.mark.parametrize("text", ["2\nA B\nx 1 0\ny 0 1\n", "i,A\nx,0\ny,1\n", "i,A\nx,0\n"])
-def test_zero_and_one_alone_are_ambiguous(write: Callable[..., str], text: str) -> None:
-    with pytest.raises(UserError) as error:
-        read_label_table(write(text))
-    assert "--sharding.label_encoding binary (absent) or signed (unknown)" in one_line(error)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "is empty"),
-        (" \n\n", "is empty"),
-        (b"\xff\xd8\xff\xe0 JFIF", "is not UTF-8 text"),
-        (CELEBA.encode("utf-16"), "is not UTF-8 text"),
-        (b"PK\x03\x04\x00\x00", "zero bytes"),
-        (CELEBA.replace("3", "4", 1), "line 1: says 4 rows, found 3"),
-        (CELEBA.replace("3", "2", 1), "line 1: says 2 rows, found 3"),
-        (CELEBA.replace("3", "three", 1), "line 1: expected a row count .* found 'three'"),
-        (CELEBA[2:], "line 1: expected a row count or a header with commas, found 'Smiling Male'"),
-        ("3\n", "line 2: expected the attributes' names"),
-        ("1\n\na.jpg 1\n", "line 2: expected the attributes' names"),
-        ("image_id,\na.jpg,1\n", "line 1: expected the attributes' names"),
-        ("0\nSmiling Male\n", "no rows"),
-        ("image_id,Smiling\n", "no rows"),
-        (CELEBA.replace("Male", "Smiling"), "line 2: the attribute 'Smiling' is named twice"),
-        (CELEBA.replace("b.jpg -1 -1", "b.jpg -1"), "line 4: expected 2 labels, found 1"),
-        (CELEBA.replace("b.jpg -1 -1", "b.jpg -1 -1 1"), "line 4: expected 2 labels, found 3"),
-        (KAGGLE.replace("c.jpg,-1", "c.jpg"), "line 4: expected 2 labels, found 1"),
-        (CELEBA.replace("  1", "  2"), "line 3: expected labels -1, 0 or 1, found '2'"),
-        (KAGGLE.replace("c.jpg,-1", "c.jpg,"), "line 4: expected labels -1, 0 or 1, found ''"),
-        (KAGGLE.replace("c.jpg,-1", "c.jpg,yes"), "line 4: .* found 'yes'"),
-        (CELEBA.replace("c.jpg", "a.jpg"), "line 5: 'a.jpg' has a row already, in line 3"),
-        (KAGGLE.replace("c.jpg", "a.jpg"), "line 4: 'a.jpg' has a row already, in line 2"),
-        (KAGGLE + '"' + "x" * 200_000, "line 5: field larger than field limit"),
-    ],
-)
-def test_faulty_label_tables_name_file_and_line(
-    write: Callable[..., str], content: str | bytes, message: str
-) -> None:
-    path = write(content)
-    with pytest.raises(UserError, match=message) as error:
-        read_label_table(path)
-    assert one_line(error).startswith(path)
-
-
-def test_minus_one_in_a_binary_table(write: Callable[..., str]) -> None:
-    with pytest.raises(UserError, match=r"line 4: found -1, but label_encoding binary"):
-        read_label_table(write("2\nA B\nx 1 0\ny -1 1\n"), "binary")
-
-
-@pytest.mark.parametrize("read", [read_label_table, read_partition, read_identities])
-def test_missing_table_and_folder_for_a_table(tmp_path: Path, read: Callable[[str], Any]) -> None:
-    with pytest.raises(UserError, match="No such file"):
-        read(str(tmp_path / "nothing.txt"))
-    with pytest.raises(UserError, match="directory"):
-        read(str(tmp_path))
-
-
-# --- partitions and identities -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text", ["a 0\nb 1\nc 2\n", "image_id,partition\na,0\nb,1\nc,2\n", "a,0\nb,1\nc,2\n"]
-)
-def test_partition(write: Callable[..., str], text: str) -> None:
-    assert read_partition(write(text)) == {"a": "train", "b": "val", "c": "test"}
-
-
-@pytest.mark.parametrize("text", ["a 2880\nb 7\n", "image_id,identity\na,2880\nb,7\n"])
-def test_identities(write: Callable[..., str], text: str) -> None:
-    assert read_identities(write(text)) == {"a": 2880, "b": 7}
-
-
-@pytest.mark.parametrize(
-    ("read", "text", "message"),
-    [
-        (read_partition, "", "is empty"),
-        (read_partition, "a 0\nb 3\n", "line 2: expected 0, 1 or 2, found '3'"),
-        (read_partition, "image_id partition\na 0\n", "line 1: .* found 'partition'"),
-        (read_partition, "a 0\nb\n", "line 2: expected an id and 0, 1 or 2, found 1 values"),
-        (read_partition, "a 0\nb 1 2\n", "line 2: .* found 3 values"),
-        (read_partition, "a 0\na 0\n", "line 2: 'a' has a row already, in line 1"),
-        (read_partition, "image_id,partition\n", "no rows"),
-        (read_identities, "a 1\nb Ann\n", "line 2: expected a person's number, found 'Ann'"),
-        (read_identities, "a 1\nb -1\n", "line 2: expected a person's number, found '-1'"),
-        (read_identities, f"a {10**30}\n", "line 1: expected a person's number"),
-        (read_identities, "x,y\na,1\nb,\n", "line 3: expected a person's number, found ''"),
-    ],
-)
-def test_faulty_pairs_name_the_line(
-    write: Callable[..., str], read: Callable[[str], Any], text: str, message: str
-) -> None:
-    with pytest.raises(UserError, match=message) as error:
-        read(write(text))
-    one_line(error)
 
 
 # --- hash split ----------------------------------------------------------------------------------
@@ -438,28 +269,3 @@ def test_drawn_labels_are_those_of_the_drawn_pictures() -> None:
         assert source.load(image_id).tobytes() == image.tobytes()
     longer = DrawnSource(count=20, seed=7).faces
     np.testing.assert_array_equal(longer.attributes[:12], faces.attributes)
-
-
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [("smiling", "'Smiling'"), ("SMILING", "'Smiling'"), ("Eyeglases", "'Eyeglasses'")],
-)
-def test_attribute_index(name: str, hint: str) -> None:
-    assert attribute_index(ATTRIBUTE_NAMES, "Smiling") == 31
-    with pytest.raises(UserError, match=f"'{name}' among the 40 known: did you mean {hint}"):
-        attribute_index(ATTRIBUTE_NAMES, name)
-    with pytest.raises(UserError, match="among the 40 known: the first is '5_o_Clock_Shadow'"):
-        attribute_index(ATTRIBUTE_NAMES, "zzzzqqqq")
-
-
-def test_a_mistake_is_one_line_whatever_it_quotes(tmp_path):
-    (tmp_path / "table").write_text("1.jpg 0\n2.jpg x\u2028y\x1cz\n".replace("\u2028", "\x85"))
-    with pytest.raises(UserError) as refused:
-        read_partition(str(tmp_path / "table"))
-    assert len(str(refused.value).splitlines()) == 1
-
-
-def test_a_row_count_of_very_many_digits_is_one_clear_line(tmp_path):
-    (tmp_path / "table").write_text("9" * 5000 + "\nSmiling\n1.jpg 1\n")
-    with pytest.raises(UserError, match=r"line 1: expected a row count .*, found '9{40}'"):
-        read_label_table(str(tmp_path / "table"))

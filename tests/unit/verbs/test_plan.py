@@ -19,8 +19,8 @@ from facevae.verbs.plan import describe_plan
 
 GIB = 2.0**30
 LAPTOP = [Node(2, 0, 12 * GIB)]
-GPU = Node(16, 4, 100 * GIB, 40 * GIB, "gpu", "L4")
-DATA = Node(16, 0, 50 * GIB, 20 * GIB, "data")
+GPU = Node(16, 4, 100 * GIB, "gpu", "L4")
+DATA = Node(16, 0, 50 * GIB, "data")
 POOLS = [Node(4, 0, 12 * GIB), DATA, GPU, *[GPU._replace(is_here=False)] * 2]
 
 

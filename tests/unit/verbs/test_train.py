@@ -4,7 +4,7 @@ import pytest
 
 from facevae.config import TrainConfig
 from facevae.errors import UserError
-from facevae.verbs.train import _claim
+from facevae.verbs.train import _claim, train_model
 
 
 def config(**training) -> TrainConfig:
@@ -21,3 +21,11 @@ def test_what_changes_the_run_is_refused_by_name(tmp_path, setting):
     _claim(str(tmp_path), config())
     with pytest.raises(UserError, match=rf"another training\.{setting}"):
         _claim(str(tmp_path), config(**{setting: 7}))
+
+
+def test_shards_that_are_not_there_are_found_before_anything_is_made(tmp_path):
+    (tmp_path / "empty").mkdir()
+    missing = TrainConfig(output=str(tmp_path / "run"), shards=str(tmp_path / "empty"))
+    with pytest.raises(UserError, match=r"no shards in .*run `facevae shards`"):
+        train_model(missing)
+    assert not (tmp_path / "run").exists()
