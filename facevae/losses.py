@@ -75,17 +75,22 @@ class _SquaredError(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        difference = a.float() - b.float()
+        difference = a - b
         ctx.save_for_backward(difference)
-        ctx.dtypes = a.dtype, b.dtype
-        return difference.square().sum(dim=(1, 2, 3))
+        # The norm adds up bf16 differences as float32, without a copy of them.
+        norm = torch.linalg.vector_norm(difference, dim=(1, 2, 3), dtype=_at_least_float32(a))
+        error: Tensor = norm.square().float()
+        return error
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
         (difference,) = ctx.saved_tensors
-        gradient = 2 * gradients[0].view(-1, 1, 1, 1) * difference
-        of_a, of_b = ctx.dtypes
-        return gradient.to(of_a), -gradient.to(of_b) if ctx.needs_input_grad[1] else None
+        gradient = difference * (2 * gradients[0]).to(difference.dtype).view(-1, 1, 1, 1)
+        return gradient, -gradient if ctx.needs_input_grad[1] else None
+
+
+def _at_least_float32(features: Tensor) -> torch.dtype:
+    return torch.promote_types(features.dtype, torch.float32)
 
 
 def _squared_error(a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:

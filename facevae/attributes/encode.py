@@ -25,6 +25,7 @@ from facevae.data.images import decode_jpegs
 from facevae.data.shards import Manifest, Shard
 from facevae.errors import UNREADABLE, UserError
 from facevae.models import VAE
+from facevae.models.folding import fold_batch_norms
 from facevae.progress import progress, say
 from facevae.runtime import Node, errors_left_out, in_pool, pool_labels
 from facevae.tries import Tries, finish, reason_of
@@ -123,6 +124,7 @@ class EncodeShard:
             torch.set_num_threads(1)  # as many threads everywhere, so the same bits everywhere
         device = torch.device("cuda" if plan.use_gpu else "cpu")
         vae: VAE = ray.get(weights)
+        fold_batch_norms(vae)
         self._vae = vae.to(device).to(memory_format=torch.channels_last)
         self._output, self._config, self._class_scatter = output, config, class_scatter
         self._tries = Tries(output, config.tries)

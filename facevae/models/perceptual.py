@@ -4,6 +4,7 @@ Two networks of facenet-pytorch: InceptionResnetV1, the original's, and the O-Ne
 weights ship with the package. Legend: B images in a batch, H,W pixels, C channels.
 """
 
+import copy
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -14,10 +15,10 @@ from facenet_pytorch.models.mtcnn import ONet
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from facevae.config import LossConfig
 from facevae.errors import UserError
+from facevae.models.folding import fold_batch_norms
 from facevae.models.perceptual_weights import fetch_weights, load_weights, weights_file
 from facevae.pixels import ResizeMethod, resize
 
@@ -81,26 +82,46 @@ class PerceptualNetwork(nn.Module):
         self.to(memory_format=torch.channels_last)
         self.requires_grad_(False)
         self.eval()
+        self._elements_per_image = _elements(self.stages, image_size)
+
+    @property
+    def bytes_per_image(self) -> int:
+        """The size of all feature maps of one image, in the precision of the weights."""
+        return self._elements_per_image * self._dtype.itemsize
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
 
     def train(self, mode: bool = True) -> "PerceptualNetwork":
         """The network itself, in eval mode."""
         return super().train(False)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """Features [B,C,h,w] for each of `layers`, in that order.
+        """Features [B,C,h,w] for each of `layers`, in that order, in the dtype of the weights.
 
         Args:
             images: float pixels in 0..255 of any size; resized to `image_size`, and scaled to
                 about -1..1 as both networks were trained: (x - 127.5) / 128.
         """
         maps = (resize(images, self.image_size, self.resize_method) - 127.5) / 128
-        maps = maps.contiguous(memory_format=torch.channels_last)
+        maps = maps.to(self._dtype, memory_format=torch.channels_last)
         results: dict[int, Tensor] = {}
         for index, stage in enumerate(self.stages):
             maps = stage(maps)
             if index in self.outputs:
                 results[index] = maps
         return [results[index] for index in self.outputs]
+
+
+def _elements(stages: nn.ModuleList, image_size: int) -> int:
+    """The elements of all stages' results for one image."""
+    maps = torch.empty(1, 3, image_size, image_size, device="meta")
+    elements = 0
+    for stage in copy.deepcopy(stages).to("meta"):
+        maps = stage(maps)
+        elements += maps.numel()
+    return elements
 
 
 def check_perceptual_network(config: LossConfig) -> None:
@@ -165,7 +186,7 @@ def _cut_off(
     stages = [_stage(network, stage) for stage in _stages(config)[: max(outputs) + 1]]
     if fold:
         for stage in stages:
-            _fold_batch_norms(stage)
+            _fold(stage)
     return PerceptualNetwork(stages, outputs, config.layers, _image_size(config), resize_method)
 
 
@@ -250,9 +271,8 @@ def _stage(network: nn.Module, stage: Stage) -> nn.Module:
     return nn.Sequential(module, FrozenPReLU(network.get_parameter(f"{stage.alias}.weight")))
 
 
-def _fold_batch_norms(module: nn.Module) -> None:
-    for block in module.modules():
+def _fold(stage: nn.Module) -> None:
+    fold_batch_norms(stage)
+    for block in stage.modules():
         if isinstance(block, BasicConv2d):
-            block.conv = fuse_conv_bn_eval(block.conv, block.bn)
-            block.bn = nn.Identity()
             block.relu = nn.ReLU(inplace=True)  # nothing else reads the convolution's result

@@ -16,10 +16,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from facevae.checkpoint import TrainingState
 from facevae.config import LossConfig, TrainingConfig
-from facevae.losses import feature_errors, kl_divergence, pixel_error, total_loss
+from facevae.losses import kl_divergence, pixel_error, total_loss
 from facevae.models import VAE
 from facevae.models.perceptual import PerceptualNetwork
 from facevae.models.vae import Reconstruction
+from facevae.perceptual_loss import perceptual_error
 from facevae.pixels import denormalise, model_input, resize, to_float
 from facevae.shares import rank_size, rank_slice
 
@@ -81,15 +82,14 @@ class Criterion:
         self, vae: VAE, result: Reconstruction, pixels: UInt8[Tensor, "B D D 3"]
     ) -> LossTerms:
         """The loss terms of a training pass of `vae` over stored pixels."""
-        images, drawn = to_float(pixels), denormalise(result.images)
+        drawn = denormalise(result.images)
         if self._network is None:
-            target = resize(images, vae.image_size, vae.resize_method)
-            by_layer = pixel_error(drawn, target)[:, None]
+            target = resize(to_float(pixels), vae.image_size, vae.resize_method)
+            reconstruction = pixel_error(drawn, target)
+            by_layer = reconstruction.detach()[:, None]
         else:
-            with torch.no_grad():
-                targets = self._network(images)
-            by_layer = feature_errors(self._network(drawn), targets)
-        kl, reconstruction = kl_divergence(result.posterior), by_layer @ self._weights
+            reconstruction, by_layer = perceptual_error(self._network, drawn, pixels, self._weights)
+        kl = kl_divergence(result.posterior)
         total = total_loss(kl, reconstruction, self._config.alfa, self._config.beta)
         return LossTerms(total, kl, reconstruction, by_layer)
 

@@ -30,6 +30,7 @@ from facevae.training.loop import WORKERS, Metrics, train
 from facevae.training.step import Criterion, Rank, Trainee
 
 T = TypeVar("T")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LOOKING_SECONDS = 0.2
 """between two looks at what the driver wishes"""
 ENDING_SECONDS = 30.0
@@ -99,7 +100,8 @@ def _network(config: TrainConfig, vae: VAE, device: torch.device) -> PerceptualN
     if config.loss.reconstruction == "pixel":
         return None
     network = build_perceptual_network(config.loss, resize_method=vae.resize_method)
-    return network.to(device)
+    # Cast once: autocast would do so in every pass, for it keeps only weights that are trained.
+    return network.to(device, DTYPES[config.training.precision])
 
 
 def _teller(board: Any) -> Callable[[str], None]:

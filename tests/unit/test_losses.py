@@ -39,19 +39,23 @@ def test_errors_are_sums_over_one_image() -> None:
     assert errors.tolist() == [[0, 0], [48, 16], [192, 64]]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_error_and_gradients_agree_with_autograd(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-6), (torch.bfloat16, 4e-3)]
+)
+def test_error_and_gradients_agree_with_autograd(dtype: torch.dtype, tolerance: float) -> None:
+    """To the rounding of a difference of the dtype, with the error itself in float32."""
     a = torch.randn(2, 3, 4, 4, dtype=dtype, requires_grad=True)
     b = torch.randn(2, 3, 4, 4, dtype=dtype, requires_grad=True)
     weights = torch.tensor([2.0, 3.0])
-    expected = ((a.float() - b.float()).square().sum(dim=(1, 2, 3)) * weights).sum()
+    expected = ((a.double() - b.double()).square().sum(dim=(1, 2, 3)) * weights).sum()
     found = (pixel_error(a, b) * weights).sum()
-    torch.testing.assert_close(found, expected)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=0)
     for gradient, truth in zip(
         torch.autograd.grad(found, (a, b)), torch.autograd.grad(expected, (a, b)), strict=True
     ):
         assert gradient.dtype == dtype
-        torch.testing.assert_close(gradient, truth)
+        torch.testing.assert_close(gradient, truth, rtol=2 * tolerance, atol=tolerance)
 
 
 def test_total_is_the_originals_at_its_batch_of_128() -> None:
@@ -81,4 +85,4 @@ def test_gradients_of_a_batch_are_the_mean_of_its_halves() -> None:
     second = _gradients(vae, network, images[64:], noise[64:])
     for gradient, a, b in zip(whole, first, second, strict=True):
         error = (gradient - (a + b) / 2).norm() / gradient.norm()
-        assert error < 1e-5
+        assert error < 3e-5
