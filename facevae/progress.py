@@ -1,5 +1,6 @@
 """Progress of long work: a rich bar on a terminal, plain lines in a log; always on stderr."""
 
+import os
 import re
 import sys
 import time
@@ -19,6 +20,8 @@ from rich.progress import (
 )
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_VARIABLE = "FACEVAE_PROGRESS_SECONDS"
+"""the environment variable that sets another time between two lines"""
 
 
 class Bar(Protocol):
@@ -62,10 +65,11 @@ class _Lines:
     def __init__(self, title: str, total: int, unit: str) -> None:
         self._title, self._total, self._unit = title, total, unit
         self._last_line, self._last_done = 0.0, -1
+        self._between = _seconds_between_lines()
 
     def __call__(self, done: int, note: str = "") -> None:
         now = time.monotonic()
-        is_soon = now - self._last_line < SECONDS_BETWEEN_LINES
+        is_soon = now - self._last_line < self._between
         if done == self._last_done or (is_soon and done < self._total):
             return
         self._last_line, self._last_done = now, done
@@ -74,6 +78,13 @@ class _Lines:
             file=sys.stderr,
             flush=True,
         )
+
+
+def _seconds_between_lines() -> float:
+    try:
+        return float(os.environ.get(SECONDS_VARIABLE, SECONDS_BETWEEN_LINES))
+    except ValueError:
+        return SECONDS_BETWEEN_LINES
 
 
 class Step(NamedTuple):

@@ -86,14 +86,15 @@ class WriteShard:
         with self._tries.one(name):
             if not storage.exists(record):
                 image_ids = batch["image_ids"][0].tolist()
-                kept, quarantined = self._read(image_ids, batch["attributes"][0])
+                kept, quarantined = self.squares(image_ids, batch["attributes"][0])
                 shard = shards.write_shard(self._folder, name, split, kept, self._config.image_size)
                 storage.write_json(record, {"shard": vars(shard), "quarantined": quarantined})
         return {"name": [name]}
 
-    def _read(
+    def squares(
         self, image_ids: list[str], attributes: np.ndarray
     ) -> tuple[ShardRows, list[Quarantined]]:
+        """The faces as they are stored, and those that cannot be."""
         images, kept, quarantined = [], [], []
         for row, image_id in enumerate(image_ids):
             try:
@@ -211,6 +212,17 @@ def _write_all(
         finish(Tries(folder, config.tries), todo, run, "shards")
 
 
+def shard_item(source: FaceSource, plan: ShardPlan) -> dict[str, Any]:
+    """What a task is told of the shard that it writes."""
+    listing = source.faces
+    return {
+        "name": plan.name,
+        "split": plan.split,
+        "image_ids": [listing.image_ids[row] for row in plan.rows],
+        "attributes": listing.attributes[plan.rows],
+    }
+
+
 def _tasks(
     folder: str,
     source: FaceSource,
@@ -218,16 +230,7 @@ def _tasks(
     config: ShardingConfig,
     labels: dict[str, str] | None,
 ) -> "ray.data.Dataset":
-    listing = source.faces
-    items = [
-        {
-            "name": plan.name,
-            "split": plan.split,
-            "image_ids": [listing.image_ids[row] for row in plan.rows],
-            "attributes": listing.attributes[plan.rows],
-        }
-        for plan in plans
-    ]
+    items = [shard_item(source, plan) for plan in plans]
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         WriteShard(folder, source, config), batch_size=1, label_selector=labels or None
     )

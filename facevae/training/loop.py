@@ -68,7 +68,9 @@ def train(
     config = trainee.config
     meter = _Meter(trainee, sums)
     for step in range(first_step, config.steps + 1):
-        meter.add(step, trainee(next(batches), step))
+        with meter.waiting():
+            batch = next(batches)
+        meter.add(step, trainee(batch, step))
 
         def due(every: int, step: int = step) -> bool:
             return step % every == 0 or step == config.steps
@@ -198,7 +200,7 @@ class _Meter:
         for each in mine:
             self._sums += torch.tensor(each, dtype=torch.float64, device=trainee.device)
         self._first_bad = torch.full((2,), torch.inf, dtype=torch.float64, device=trainee.device)
-        self._since = time.perf_counter()
+        self._since, self._waited = time.perf_counter(), 0.0
 
     def _zeros(self, size: int) -> Tensor:
         return torch.zeros(size, dtype=torch.float64, device=self._trainee.device)
@@ -237,18 +239,27 @@ class _Meter:
         sums = _summed(self._sums)
         images = float(sums[2])
         kl, reconstruction, _, *layers = (sums / images).tolist()
-        rate = images / (time.perf_counter() - self._since)
+        seconds = time.perf_counter() - self._since
+        rate, waited = images / seconds, self._waited / seconds
         self._sums = self._zeros(len(self._sums))
-        self._since = time.perf_counter()
+        self._since, self._waited = time.perf_counter(), 0.0
         return {
             "train/loss": self._trainee.criterion.weigh(kl, reconstruction),
             "train/kl": kl,
             "train/reconstruction": reconstruction,
             "train/learning_rate": learning_rate(self._trainee.config, step),
             "train/images_per_second": rate,
+            "train/waiting_for_data": waited,
             WORKERS: float(self._trainee.rank.ranks),
             **_by_layer("train", self._trainee, layers),
         }
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A block in which training waits for its images."""
+        started = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - started
 
     @contextmanager
     def paused(self) -> Iterator[None]:

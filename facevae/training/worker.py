@@ -22,15 +22,14 @@ from facevae.config import TrainConfig
 from facevae.data.batches import Share, epoch_plan, spread_images, training_batches
 from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UserError
-from facevae.models import VAE, build_vae
-from facevae.models.perceptual import PerceptualNetwork, build_perceptual_network
+from facevae.models import VAE
 from facevae.tracking import NODES_TAG, Run, RunId
+from facevae.training.build import build_trainee
 from facevae.training.checkpoints import Checkpoints
 from facevae.training.loop import WORKERS, Metrics, train
-from facevae.training.step import Criterion, Rank, Trainee
+from facevae.training.step import Rank, Trainee
 
 T = TypeVar("T")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LOOKING_SECONDS = 0.2
 """between two looks at what the driver wishes"""
 ENDING_SECONDS = 30.0
@@ -50,7 +49,7 @@ def train_worker(job: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank = Rank(context.get_world_rank(), context.get_world_size())
     manifest = read_manifest(job["shards"])
-    trainee = _trainee(config, rank)
+    trainee = build_trainee(config, ray.train.torch.get_device(), rank, _parallel)
     checkpoints = Checkpoints(config.output, config.training, _teller(job["progress"]))
     state = _restore(trainee, checkpoints)
     done = state.step if state else 0
@@ -81,27 +80,11 @@ def _addresses(rank: Rank) -> list[str]:
     return addresses
 
 
-def _trainee(config: TrainConfig, rank: Rank) -> Trainee:
-    device = ray.train.torch.get_device()
-    torch.manual_seed(config.training.seed)
-    vae = build_vae(config.model)
-    if config.training.sync_batch_norm:
-        vae = nn.SyncBatchNorm.convert_sync_batchnorm(vae)
-    vae = vae.to(device).to(memory_format=torch.channels_last)
-    parallel = ray.train.torch.prepare_model(
+def _parallel(vae: VAE) -> nn.Module:
+    wrapped: nn.Module = ray.train.torch.prepare_model(
         vae, parallel_strategy_kwargs={"gradient_as_bucket_view": True}
     )
-    network = _network(config, vae, device)
-    criterion = Criterion(config.loss, network, device)
-    return Trainee(vae, criterion, config.training, device, rank, parallel)
-
-
-def _network(config: TrainConfig, vae: VAE, device: torch.device) -> PerceptualNetwork | None:
-    if config.loss.reconstruction == "pixel":
-        return None
-    network = build_perceptual_network(config.loss, resize_method=vae.resize_method)
-    # Cast once: autocast would do so in every pass, for it keeps only weights that are trained.
-    return network.to(device, DTYPES[config.training.precision])
+    return wrapped
 
 
 def _teller(board: Any) -> Callable[[str], None]:

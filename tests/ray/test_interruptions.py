@@ -186,8 +186,8 @@ def _exact(history: list[dict[str, float]], first_mean: int) -> list[dict[str, f
     These lack the steps of the other ranks before it.
     """
     rows = [row for row in history if row["step"] != first_mean or "train/loss" not in row]
-    rate = "train/images_per_second"
-    return [{key: value for key, value in row.items() if key != rate} for row in rows]
+    times = {"train/images_per_second", "train/waiting_for_data"}
+    return [{key: value for key, value in row.items() if key not in times} for row in rows]
 
 
 def test_every_image_is_trained_once_an_epoch(shards, interrupted):

@@ -1,0 +1,296 @@
+"""What is measured: the program beside the same work without Ray, and beside bare computing.
+
+A case returns measurements by name, one value a round. Rates are images a second; ratios are of
+values of the same round.
+"""
+
+import statistics
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from facevae import runtime, storage
+from facevae.attributes.encode import plan_encoders
+from facevae.benchmark import encoding, sharding, training
+from facevae.benchmark.bench import Bench
+from facevae.benchmark.command import Moment, Watched
+from facevae.benchmark.encoding import Images
+from facevae.benchmark.samples import in_turn, ratios
+from facevae.benchmark.sharding import Faces
+from facevae.benchmark.training import Steps
+from facevae.config import AttributesConfig, EncodingConfig, ModelName, TrainConfig
+from facevae.data.shards import read_manifest
+from facevae.progress import say
+from facevae.training.checkpoints import Checkpoints
+from facevae.training.resources import plan_training
+
+Measured = dict[str, list[float]]
+WIKI_LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
+LOSSES = {"facenet": 160, "onet": 64}
+"""the perceptual losses that are measured, and the size of the images that their networks see"""
+ROWS_LEFT_OUT = 2
+"""how many of a training's first logged rates do not count"""
+TRAINING_FACES, SHARDING_FACES = 4_000, 4_000
+BARE_SHARDS = 32
+"""shards of the attribute pass that the bare loop takes"""
+
+
+def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
+    """Training of a model: unoptimised, its ceiling, a bare loop, and Ray with 1 and 2 workers."""
+    shards = bench.shards(TRAINING_FACES, LOSSES[loss])
+    settings = {"model": {"name": model}, "loss": _loss(bench, loss)}
+    config = bench.train_config(shards, bench.fresh("train"), **settings)
+    plan = plan_training(config, runtime.nodes())
+    steps = Steps(config, shards, plan.threads, max(4, bench.config.steps // 4))
+    ours: dict[int, list[tuple[TrainConfig, Watched]]] = {1: [], 2: []}
+
+    def through_ray(workers: int) -> float:
+        mine = bench.train_config(
+            shards, bench.fresh("train"), scaling={"workers": workers}, **settings
+        )
+        ours[workers].append((mine, bench.run("train", mine)))
+        return statistics.median(_logged(mine, "train/images_per_second"))
+
+    names = ("unoptimised", "ceiling", "bare_loop")
+    alone = (training.unoptimised, training.ceiling, training.bare_loop)
+    measures = {
+        name: partial(training.as_task(function, plan), steps)
+        for name, function in zip(names, alone, strict=True)
+    }
+    measures |= {"ours": partial(through_ray, 1), "ours_two_workers": partial(through_ray, 2)}
+    rates = in_turn(measures, bench.config.rounds, say)
+    watched = [each for _, each in ours[1]]
+    return {
+        **rates,
+        "times_unoptimised": ratios(rates["ours"], rates["unoptimised"]),
+        "share_of_ceiling": ratios(rates["ours"], rates["ceiling"]),
+        "share_of_bare_loop": ratios(rates["ours"], rates["bare_loop"]),
+        "two_workers_over_one": ratios(rates["ours_two_workers"], rates["ours"]),
+        "waiting_for_data": [
+            statistics.median(_logged(mine, "train/waiting_for_data")) for mine, _ in ours[1]
+        ],
+        "seconds_to_first_step": [
+            _start(each, "train", config.training.global_batch_size / rate)
+            for each, rate in zip(watched, rates["ours"], strict=True)
+        ],
+        **_memory(watched, config.training.steps * config.training.global_batch_size),
+    }
+
+
+def attributes_case(bench: Bench) -> Measured:
+    """The attribute pass over many images and over few, beside decoding, encoding and threads."""
+    many, few = bench.config.faces, bench.config.few_faces
+    shards = {faces: bench.shards(faces, bench.config.image_size) for faces in (many, few)}
+    model = _trained(bench)
+    settings = EncodingConfig()
+    plan = plan_encoders(settings, runtime.nodes())
+    cpus = max(int(node.cpus) for node in runtime.nodes() if node.is_here)
+    names = [shard.name for shard in read_manifest(shards[many]).shards[:BARE_SHARDS]]
+    images = Images(shards[many], names, str(Path(model) / "model"), settings, cpus, plan.use_gpu)
+    passes: dict[int, list[Watched]] = {many: [], few: []}
+
+    def through_ray(faces: int) -> float:
+        config = AttributesConfig(
+            output=bench.fresh("attributes"),
+            shards=shards[faces],
+            model=model,
+            encoding=settings,
+            tracking=bench.tracking,
+        )
+        passes[faces].append(bench.run("attributes", config))
+        return _steady_rate(passes[faces][-1], "encode", plan.actors)
+
+    measures = {
+        name: partial(encoding.as_task(function, cpus), images)
+        for name, function in (
+            ("decoding", encoding.decoding),
+            ("encoding", encoding.encoding),
+            ("bare_loop", encoding.bare_loop),
+        )
+    }
+    measures |= {"ours": partial(through_ray, many), "ours_few": partial(through_ray, few)}
+    rates = in_turn(measures, bench.config.rounds, say)
+    ceiling = [min(both) for both in zip(rates["decoding"], rates["encoding"], strict=True)]
+    seconds = {faces: [faces / rate for rate in rates[name]]
+               for faces, name in ((many, "ours"), (few, "ours_few"))}  # fmt: skip
+    return {
+        **rates,
+        "ceiling": ceiling,
+        "share_of_bare_loop": ratios(rates["ours"], rates["bare_loop"]),
+        "share_of_ceiling": ratios(rates["ours"], ceiling),
+        "seconds_of_many": seconds[many],
+        "seconds_of_few": seconds[few],
+        "growth": ratios(seconds[many], seconds[few]),
+        "seconds_to_first_shard": [each.of("encode")[0].seconds for each in passes[many]],
+        "seconds_with_start_and_end": [each.seconds for each in passes[many]],
+        **_memory(passes[many], many),
+    }
+
+
+def sharding_case(bench: Bench) -> Measured:
+    """Drawn faces to shards: bare drawing and storing, a process a core, and Ray."""
+    plan = {"images_per_shard": 128}  # so that there are many tasks
+    size, cpus = bench.config.image_size, max(int(node.cpus) for node in runtime.nodes())
+    faces = Faces(bench.shards_config("", SHARDING_FACES, size, **plan), cpus)
+    watched: list[Watched] = []
+
+    def through_ray() -> float:
+        config = bench.shards_config(bench.fresh("shards"), SHARDING_FACES, size, **plan)
+        watched.append(bench.run("shards", config))
+        return _steady_rate(watched[-1], "shards", cpus)
+
+    rates = in_turn(
+        {
+            "ceiling": partial(sharding.measure, sharding.ceiling, faces, cpus),
+            "bare_loop": partial(sharding.measure, sharding.bare_loop, faces, cpus),
+            "ours": through_ray,
+        },
+        bench.config.rounds,
+        say,
+    )
+    return {
+        **rates,
+        "share_of_ceiling": ratios(rates["ours"], rates["ceiling"]),
+        "share_of_bare_loop": ratios(rates["ours"], rates["bare_loop"]),
+        "seconds_to_first_shard": [each.of("shards")[0].seconds for each in watched],
+        **_memory(watched, SHARDING_FACES),
+    }
+
+
+def resume_case(bench: Bench) -> Measured:
+    """What checkpoints cost, and how soon training goes on after a worker or its driver died."""
+    shards = bench.shards(TRAINING_FACES, LOSSES["onet"])
+    steps = bench.config.steps
+    loss = {"loss": _loss(bench, "onet")}
+
+    def seconds(checkpoint_every: int) -> float:
+        training_settings = {"checkpoint_every": checkpoint_every, "log_every": 1}
+        config = bench.train_config(
+            shards, bench.fresh("train"), training=training_settings, **loss
+        )
+        moments = bench.run("train", config).of("train")
+        first = next(moment for moment in moments if moment.step.done > 0)
+        return moments[-1].seconds - first.seconds
+
+    every = max(1, steps // 10)
+    rounds = in_turn(
+        {
+            "seconds_without_checkpoints": partial(seconds, steps),
+            "seconds_with_checkpoints": partial(seconds, every),
+            "seconds_from_lost_worker_to_next_step": partial(_lose_a_worker, bench, shards, loss),
+            "seconds_from_new_command_to_next_step": partial(_lose_the_driver, bench, shards, loss),
+        },
+        bench.config.rounds,
+        say,
+    )
+    pairs = zip(
+        rounds["seconds_with_checkpoints"], rounds["seconds_without_checkpoints"], strict=True
+    )
+    of_one = [(long - short) / (steps // every - 1) for long, short in pairs]
+    step = [short / steps for short in rounds["seconds_without_checkpoints"]]
+    usual = TrainConfig().training.checkpoint_every
+    return {
+        **rounds,
+        "seconds_of_a_checkpoint": of_one,
+        "checkpoint_overhead": [
+            each / (usual * one) for each, one in zip(of_one, step, strict=True)
+        ],
+    }
+
+
+def _lose_a_worker(bench: Bench, shards: str, loss: dict[str, object]) -> float:
+    """Seconds from the death of a worker to the next step that was not trained before."""
+    config = bench.train_config(
+        shards,
+        bench.fresh("train"),
+        training={"checkpoint_every": max(1, bench.config.steps // 10), "log_every": 1},
+        **loss,
+    )
+    killed: list[Moment] = []
+
+    def kill(moment: Moment, _: psutil.Process) -> None:
+        half = config.training.steps // 2
+        if not killed and moment.step.title == "train" and moment.step.done >= half:
+            killed.append(moment)
+            _training_worker().kill()
+
+    moments = bench.run("train", config, kill).of("train")
+    (death,) = killed
+    after = next(moment for moment in moments if moment.step.done > death.step.done)
+    return after.seconds - death.seconds
+
+
+def _lose_the_driver(bench: Bench, shards: str, loss: dict[str, object]) -> float:
+    """Seconds from the same command again to the next step, after half of the training."""
+    half = bench.config.steps // 2
+    output = bench.fresh("train")
+    every = {"checkpoint_every": half, "log_every": 1}
+    config = bench.train_config(shards, output, training=every, **loss)
+
+    def kill(moment: Moment, driver: psutil.Process) -> None:
+        if moment.step.title == "train" and moment.step.done > half + 1:
+            driver.kill()
+
+    bench.run("train", config, kill)
+    moments = bench.run("train", config).of("train")
+    return next(each.seconds for each in moments if each.step.done > half)
+
+
+def _training_worker() -> psutil.Process:
+    """The process of Ray Train that is training on this machine."""
+    for process in psutil.process_iter(["cmdline"]):
+        if "RayTrainWorker" in " ".join(process.info["cmdline"] or ()):
+            return process
+    raise AssertionError("no training worker on this machine")
+
+
+def _loss(bench: Bench, name: str) -> dict[str, object]:
+    if name == "onet":
+        return {}
+    return {
+        "network": "inception_resnet_v1",
+        "layers": WIKI_LAYERS,
+        "weights": bench.face_network(),
+    }
+
+
+def _trained(bench: Bench) -> str:
+    """A model of a few steps: the speed of encoding does not depend on how good it is."""
+    folder = str(bench.folder / "model")
+    shards = bench.shards(TRAINING_FACES, LOSSES["onet"])
+    bench.run("train", bench.train_config(shards, folder, training={"steps": 20}))
+    return folder
+
+
+def _logged(config: TrainConfig, name: str) -> list[float]:
+    """A logged value of a finished training, its first rows left out."""
+    state = Checkpoints(storage.absolute(config.output), config.training).newest()
+    assert state is not None
+    values = [row[name] for row in state.history if name in row]
+    return values[ROWS_LEFT_OUT:]
+
+
+def _steady_rate(watched: Watched, title: str, at_once: int) -> float:
+    """Images a second of a pass once all its tasks run: from the end of the first of each on."""
+    moments = watched.of(title)
+    first, last = moments[min(at_once, len(moments) - 1) - 1], moments[-1]
+    return (last.step.done - first.step.done) / (last.seconds - first.seconds)
+
+
+def _start(watched: Watched, title: str, seconds_per_step: float) -> float:
+    """Seconds from the command to the end of its first step."""
+    first = next(moment for moment in watched.of(title) if moment.step.done > 0)
+    return first.seconds - (first.step.done - 1) * seconds_per_step
+
+
+def _memory(runs: Iterable[Watched], images: int) -> Measured:
+    values: dict[str, Callable[[Watched], float]] = {
+        "driver_megabytes": lambda run: run.driver_bytes / 1e6,
+        "worker_megabytes": lambda run: run.worker_bytes / 1e6,
+        "store_peak_megabytes": lambda run: run.store_peak / 1e6,
+        "store_spilled_megabytes": lambda run: run.store_spilled / 1e6,
+        "store_bytes_per_image": lambda run: run.store_made / images,
+    }
+    return {name: [value(run) for run in runs] for name, value in values.items()}

@@ -1,0 +1,48 @@
+"""A trainee from its configuration."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from facevae.config import TrainConfig
+from facevae.models import VAE, build_vae
+from facevae.models.perceptual import PerceptualNetwork, build_perceptual_network
+from facevae.training.step import ALONE, Criterion, Rank, Trainee
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def build_trainee(
+    config: TrainConfig,
+    device: torch.device,
+    rank: Rank = ALONE,
+    parallel: Callable[[VAE], nn.Module] | None = None,
+) -> Trainee:
+    """A VAE with weights from the seed, on a device, with all that training it needs.
+
+    Args:
+        config: which VAE, which loss, how it is trained.
+        device: where.
+        rank: which of the workers this is.
+        parallel: what wraps the VAE for data parallelism.
+
+    Raises:
+        UserError: the face network's weights cannot be had.
+    """
+    torch.manual_seed(config.training.seed)
+    vae = build_vae(config.model)
+    if config.training.sync_batch_norm:
+        vae = nn.SyncBatchNorm.convert_sync_batchnorm(vae)
+    vae = vae.to(device).to(memory_format=torch.channels_last)
+    criterion = Criterion(config.loss, _network(config, vae, device), device)
+    wrapped = None if parallel is None else parallel(vae)
+    return Trainee(vae, criterion, config.training, device, rank, wrapped)
+
+
+def _network(config: TrainConfig, vae: VAE, device: torch.device) -> PerceptualNetwork | None:
+    if config.loss.reconstruction == "pixel":
+        return None
+    network = build_perceptual_network(config.loss, resize_method=vae.resize_method)
+    # Cast once: autocast would do so in every pass, for it keeps only weights that are trained.
+    return network.to(device, DTYPES[config.training.precision])
