@@ -139,7 +139,9 @@ class TrainingConfig(Frozen):
         "for validation, grids and the final model",
     )
     sync_batch_norm: bool = Field(
-        False, description="batch-norm statistics over all workers instead of each worker's share"
+        False,
+        description="batch-norm statistics over all workers instead of each worker's share: a step "
+        "is then the same on any number of them",
     )
     horizontal_flip: bool = Field(False, description="mirror each image with probability one half")
     log_every: int = Field(20, ge=1, description="steps between two logged metric points")

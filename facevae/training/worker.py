@@ -14,7 +14,6 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from facevae import figures, storage
 from facevae.checkpoint import ModelCard, TrainingState, on_host, save_training
@@ -24,6 +23,7 @@ from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UserError
 from facevae.models import VAE, build_vae
 from facevae.models.perceptual import PerceptualNetwork, build_perceptual_network
+from facevae.models.sync_batch_norm import synchronised
 from facevae.tracking import NODES_TAG, Run, RunId
 from facevae.training.checkpoints import Checkpoints
 from facevae.training.loop import WORKERS, Metrics, train
@@ -85,7 +85,7 @@ def _trainee(config: TrainConfig, rank: Rank) -> Trainee:
     torch.manual_seed(config.training.seed)
     vae = build_vae(config.model)
     if config.training.sync_batch_norm:
-        vae = nn.SyncBatchNorm.convert_sync_batchnorm(vae)
+        vae = synchronised(vae, device)
     vae = vae.to(device).to(memory_format=torch.channels_last)
     parallel = ray.train.torch.prepare_model(
         vae, parallel_strategy_kwargs={"gradient_as_bucket_view": True}
