@@ -1,13 +1,14 @@
 # setup: .venv with the locked versions     demo: from faces to a smile     test: all tests
 # check: what CI checks (format, lint, types, import layers, tests)
 # fuzz: FUZZ_INPUTS damaged files (50,000 in some minutes) through every reader, and a table of it
+# killed-pass: the attribute pass over FACES (20,000) faces, an actor killed every KILL_EVERY seconds
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test check static fuzz clean
+.PHONY: setup demo test check static fuzz killed-pass clean
 
 setup: $(INSTALLED)
 
@@ -39,6 +40,13 @@ FUZZ_SEED ?= 0
 
 fuzz: $(INSTALLED)
 	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz.py --inputs $(FUZZ_INPUTS) --seed $(FUZZ_SEED)
+
+FACES ?= 20000
+KILL_EVERY ?= 3
+
+killed-pass: $(INSTALLED)
+	FACES=$(FACES) KILL_EVERY=$(KILL_EVERY) $(BIN)/python -m pytest -s \
+	  tests/end_to_end/test_killed_pass.py
 
 clean:
 	rm -rf $(VENV) runs

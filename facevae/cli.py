@@ -55,12 +55,19 @@ def _quickstart(config: Any) -> Figures:
     return quickstart(config)
 
 
+def _benchmark(config: Any) -> Figures:
+    from facevae.verbs.benchmark import benchmark
+
+    return benchmark(config)
+
+
 # Each verb imports its package when it runs, so that `facevae --help` answers at once.
 VERBS = {
     "shards": Verb("images and labels to Parquet shards", "ShardsConfig", _shards),
     "train": Verb("shards to a trained VAE", "TrainConfig", _train),
     "attributes": Verb("a VAE and shards to attribute vectors", "AttributesConfig", _attributes),
     "edit": Verb("stored faces and a vector to edited faces", "EditConfig", _edit),
+    "benchmark": Verb("how fast all of this is here", "BenchmarkConfig", _benchmark),
     "quickstart": Verb("all of it in one command, on drawn faces", "QuickstartConfig", _quickstart),
 }
 

@@ -13,6 +13,8 @@ Split = Literal["train", "val", "test"]
 HELD_OUT_SPLITS: tuple[Split, ...] = ("val", "test")
 LabelEncoding = Literal["auto", "signed", "binary"]
 CropBox = tuple[int, int, int, int]
+Case = Literal["training", "attributes", "sharding", "resume"]
+BenchmarkLoss = Literal["facenet", "onet"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Workers = Annotated[int, Field(ge=1)]
 Tries = Annotated[int, Field(ge=1)]
@@ -139,7 +141,9 @@ class TrainingConfig(Frozen):
         "for validation, grids and the final model",
     )
     sync_batch_norm: bool = Field(
-        False, description="batch-norm statistics over all workers instead of each worker's share"
+        False,
+        description="batch-norm statistics over all workers instead of each worker's share: a step "
+        "is then the same on any number of them",
     )
     horizontal_flip: bool = Field(False, description="mirror each image with probability one half")
     log_every: int = Field(20, ge=1, description="steps between two logged metric points")
@@ -444,3 +448,39 @@ class QuickstartConfig(TrainConfig):
     output: str = Field("runs/quickstart", description="folder of everything")
     encoding: EncodingConfig = Field(EncodingConfig())
     editing: EditingConfig = Field(EditingConfig())
+
+
+class BenchmarkConfig(Frozen):
+    """`facevae benchmark`: how fast the program is here, in ratios measured side by side."""
+
+    output: str = Field(
+        "runs/benchmark", description="folder of everything, on this machine or a mounted disk"
+    )
+    cases: tuple[Case, ...] = Field(
+        ("training", "attributes", "sharding", "resume"),
+        min_length=1,
+        description="what is measured; one that is in the output folder already is not again",
+    )
+    models: tuple[ModelName, ...] = Field(
+        ("dfc_vae",), min_length=1, description="VAEs whose training is measured"
+    )
+    losses: tuple[BenchmarkLoss, ...] = Field(
+        ("facenet", "onet"),
+        min_length=1,
+        description="perceptual losses of the measured trainings: the original's three FaceNet "
+        "layers at 160 pixels, or the O-Net's at 64",
+    )
+    rounds: int = Field(5, ge=1, description="measurements of each figure, taken in turn")
+    steps: int = Field(32, ge=16, description="steps of one measured training, of 128 images each")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="arithmetic of training")
+    faces: int = Field(
+        202_599, ge=1, description="drawn faces of the attribute pass; as many as CelebA has"
+    )
+    few_faces: int = Field(
+        20_000, ge=1, description="faces of the pass whose time that of all is compared with"
+    )
+    image_size: int = Field(64, ge=16, le=1024, description="pixels a side of the stored faces")
+    against: str | None = Field(
+        None, description="result.json of another commit, or its folder, to compare with"
+    )
+    tracking: TrackingConfig = Field(TrackingConfig())

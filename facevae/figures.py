@@ -182,6 +182,36 @@ def auc_bars(auc: Mapping[str, float | int]) -> Image.Image:
     return _drawn(figure)
 
 
+def rate_bars(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Image.Image:
+    """Rates as bars with their range, a panel per case.
+
+    Args:
+        panels: by case, by name: median, lowest and highest, in images a second.
+    """
+    if not panels:
+        return _note("No rates were measured.")
+    heights = [len(bars) + 1.4 for bars in panels.values()]
+    figure = _figure(7.6, 0.5 + 0.3 * sum(heights))
+    grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
+    for place, (case, bars) in enumerate(panels.items()):
+        axes = figure.add_subplot(grid[place])
+        values = np.array([list(each)[:3] for each in bars.values()])
+        middle, low, high = values.T
+        colours = [_COLOURS[0] if name.startswith("ours") else "#8c959f" for name in bars]
+        error = np.stack([middle - low, high - middle])
+        axes.barh(range(len(bars)), middle, xerr=error, color=colours, ecolor=_INK, height=0.7)
+        for row, (value, beyond) in enumerate(zip(middle, high, strict=True)):
+            axes.annotate(f"{value:,.0f}", (beyond, row), (4, 0), textcoords="offset points",
+                          va="center", fontsize=8)  # fmt: skip
+        axes.set_yticks(range(len(bars)), list(bars))
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.15 * high.max())
+        axes.set_title(f"{case}, images/s", loc="left", fontsize=10)
+        axes.tick_params(axis="y", length=0)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    return _drawn(figure)
+
+
 def save_png(image: UInt8[np.ndarray, "H W 3"] | Image.Image, uri: str | Path) -> None:
     """Write a picture as PNG, whole or not at all.
 

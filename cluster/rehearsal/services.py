@@ -37,7 +37,7 @@ def up(cluster: Cluster, workers: int, cpus: int) -> None:
         print("already up")
         return
     cluster.end()
-    cluster.begin(workers, _client_environment())
+    cluster.begin(workers, client_environment())
     try:
         _start_all(cluster, workers, cpus)
     except BaseException:
@@ -46,7 +46,7 @@ def up(cluster: Cluster, workers: int, cpus: int) -> None:
         raise
 
 
-def _client_environment() -> dict[str, str]:
+def client_environment() -> dict[str, str]:
     """Addresses and keys, for clients and for all parts of the cluster."""
     return {
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{_port(8265)}",
@@ -69,10 +69,10 @@ def _start_all(cluster: Cluster, workers: int, cpus: int) -> None:
         store = _start_postgres(cluster)
     with _step("Ray head"):  # MLflow takes as long to start; it does so beside
         _start_mlflow(cluster, store)
-        gcs = _start_head(cluster)
+        gcs = start_head(cluster)
     for number in range(1, workers + 1):
         with _step(f"Ray worker {number}"):
-            _start_worker(cluster, number, gcs, cpus)
+            start_worker(cluster, number, gcs, cpus)
     with _step("MLflow"):
         cluster.wait("mlflow", _answers(cluster, "mlflow"))
 
@@ -209,7 +209,7 @@ def _start_mlflow(cluster: Cluster, store: str) -> None:
     cluster.start("mlflow", [sys.executable, serve], settings)
 
 
-def _start_head(cluster: Cluster) -> int:
+def start_head(cluster: Cluster) -> int:
     """Start the head; returns the port of its control store."""
     gcs, dashboard = _port(6379), _port_of(cluster.environment["RAY_API_SERVER_ADDRESS"])
     options = [
@@ -225,7 +225,8 @@ def _start_head(cluster: Cluster) -> int:
     return gcs
 
 
-def _start_worker(cluster: Cluster, number: int, gcs: int, cpus: int) -> None:
+def start_worker(cluster: Cluster, number: int, gcs: int, cpus: int) -> None:
+    """Start a node that works, at an address of its own."""
     address = f"127.0.0.{number + 2}"
     options = [f"--address={HEAD_ADDRESS}:{gcs}", f"--num-cpus={cpus}"]
     _start_ray(cluster, f"worker-{number}", address, options)

@@ -5,7 +5,7 @@ values of the same round.
 """
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from facevae.config import AttributesConfig, EncodingConfig, ModelName, TrainCon
 from facevae.data.shards import read_manifest
 from facevae.progress import say
 from facevae.training.checkpoints import Checkpoints
-from facevae.training.resources import plan_training
+from facevae.training.resources import plan_workers
 
 Measured = dict[str, list[float]]
 WIKI_LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
@@ -42,7 +42,7 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
     shards = bench.shards(TRAINING_FACES, LOSSES[loss])
     settings = {"model": {"name": model}, "loss": _loss(bench, loss)}
     config = bench.train_config(shards, bench.fresh("train"), **settings)
-    plan = plan_training(config, runtime.nodes())
+    plan = plan_workers(config.scaling, runtime.nodes())
     steps = Steps(config, shards, plan.threads, max(4, bench.config.steps // 4))
     ours: dict[int, list[tuple[TrainConfig, Watched]]] = {1: [], 2: []}
 
@@ -55,7 +55,7 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
 
     names = ("unoptimised", "ceiling", "bare_loop")
     alone = (training.unoptimised, training.ceiling, training.bare_loop)
-    measures = {
+    measures: dict[str, Callable[[], float]] = {
         name: partial(training.as_task(function, plan), steps)
         for name, function in zip(names, alone, strict=True)
     }
@@ -102,7 +102,7 @@ def attributes_case(bench: Bench) -> Measured:
         passes[faces].append(bench.run("attributes", config))
         return _steady_rate(passes[faces][-1], "encode", plan.actors)
 
-    measures = {
+    measures: dict[str, Callable[[], float]] = {
         name: partial(encoding.as_task(function, cpus), images)
         for name, function in (
             ("decoding", encoding.decoding),
@@ -141,15 +141,12 @@ def sharding_case(bench: Bench) -> Measured:
         watched.append(bench.run("shards", config))
         return _steady_rate(watched[-1], "shards", cpus)
 
-    rates = in_turn(
-        {
-            "ceiling": partial(sharding.measure, sharding.ceiling, faces, cpus),
-            "bare_loop": partial(sharding.measure, sharding.bare_loop, faces, cpus),
-            "ours": through_ray,
-        },
-        bench.config.rounds,
-        say,
-    )
+    measures: dict[str, Callable[[], float]] = {
+        "ceiling": partial(sharding.measure, sharding.ceiling, faces, cpus),
+        "bare_loop": partial(sharding.measure, sharding.bare_loop, faces, cpus),
+        "ours": through_ray,
+    }
+    rates = in_turn(measures, bench.config.rounds, say)
     return {
         **rates,
         "share_of_ceiling": ratios(rates["ours"], rates["ceiling"]),
@@ -200,7 +197,7 @@ def resume_case(bench: Bench) -> Measured:
     }
 
 
-def _lose_a_worker(bench: Bench, shards: str, loss: dict[str, object]) -> float:
+def _lose_a_worker(bench: Bench, shards: str, loss: Mapping[str, object]) -> float:
     """Seconds from the death of a worker to the next step that was not trained before."""
     config = bench.train_config(
         shards,
@@ -222,7 +219,7 @@ def _lose_a_worker(bench: Bench, shards: str, loss: dict[str, object]) -> float:
     return after.seconds - death.seconds
 
 
-def _lose_the_driver(bench: Bench, shards: str, loss: dict[str, object]) -> float:
+def _lose_the_driver(bench: Bench, shards: str, loss: Mapping[str, object]) -> float:
     """Seconds from the same command again to the next step, after half of the training."""
     half = bench.config.steps // 2
     output = bench.fresh("train")

@@ -6,12 +6,13 @@ Each function is a Ray task in a process of its own; it returns images a second.
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
 import torch
 
-from facevae.attributes.latents import encode_pixels
+from facevae.attributes.latents import Posteriors, encode_pixels
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.checkpoint import load_model
 from facevae.config import EncodingConfig
@@ -61,12 +62,13 @@ def encoding(images: Images) -> float:
 
 
 def bare_loop(images: Images) -> float:
-    """The plainest good program: threads that read, decode, encode and add up, a shard at a time."""
+    """The plainest good program: threads that read, decode, encode and add up shards."""
     encode = _encoder(images)
 
     def run(name: str) -> AttributeStatistics:
         rows = shards.read_shard(images.shards, name)
-        return AttributeStatistics.of_batch(*encode(decode_jpegs(rows.images)), rows.attributes)
+        posteriors = encode(decode_jpegs(rows.images))
+        return AttributeStatistics.of_batch(*posteriors, rows.attributes)
 
     with ThreadPoolExecutor(images.threads) as threads:
         list(threads.map(run, images.names[: images.threads]))  # warm-up
@@ -87,14 +89,14 @@ def _rate(images: Images, work: Callable[[Any], Any], resident: Sequence[Any]) -
     return sum(map(len, tasks)) / seconds
 
 
-def _encoder(images: Images) -> Callable[[Any], Any]:
+def _encoder(images: Images) -> Callable[[Any], Posteriors]:
     torch.set_num_threads(1)  # each thread of ours computes for itself
     config, vae = images.config, _model(images)
     return lambda pixels: encode_pixels(vae, pixels, config.batch_size, config.precision)
 
 
 def _model(images: Images) -> VAE:
-    vae = load_model(images.model).vae
+    vae = load_model(Path(images.model)).vae
     fold_batch_norms(vae)
     device = torch.device("cuda" if images.use_gpu else "cpu")
     return vae.to(device).to(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ class Spread(NamedTuple):
     median: float
     low: float
     high: float
-    count: int
+    rounds: int
 
     def __str__(self) -> str:
         return f"{self.median:,.4g} ({self.low:,.4g} to {self.high:,.4g})"

@@ -40,7 +40,7 @@ class Steps(NamedTuple):
     config: TrainConfig
     shards: str
     threads: int
-    count: int
+    number: int
 
 
 def as_task(function: Callable[[Steps], float], plan: WorkerPlan) -> Callable[[Steps], float]:
@@ -102,7 +102,7 @@ def _unoptimised(steps: Steps) -> float:
         optimizer.step()
         loss.item()
 
-    return _rate(steps._replace(count=1), train, warm_up=1)
+    return _rate(steps._replace(number=1), train, warm_up=1)
 
 
 class _AsShipped(nn.Module):
@@ -147,11 +147,11 @@ def _rate(steps: Steps, train: Callable[[], Any], warm_up: int = WARM_UP) -> flo
         train()
     _wait_for_device()
     started = time.perf_counter()
-    for _ in range(steps.count):
+    for _ in range(steps.number):
         train()
     _wait_for_device()
     seconds = time.perf_counter() - started
-    return steps.count * steps.config.training.global_batch_size / seconds
+    return steps.number * steps.config.training.global_batch_size / seconds
 
 
 def _batches(steps: Steps) -> Iterator[np.ndarray]:

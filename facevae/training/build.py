@@ -8,6 +8,7 @@ from torch import nn
 from facevae.config import TrainConfig
 from facevae.models import VAE, build_vae
 from facevae.models.perceptual import PerceptualNetwork, build_perceptual_network
+from facevae.models.sync_batch_norm import synchronised
 from facevae.training.step import ALONE, Criterion, Rank, Trainee
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -33,7 +34,7 @@ def build_trainee(
     torch.manual_seed(config.training.seed)
     vae = build_vae(config.model)
     if config.training.sync_batch_norm:
-        vae = nn.SyncBatchNorm.convert_sync_batchnorm(vae)
+        vae = synchronised(vae, device)
     vae = vae.to(device).to(memory_format=torch.channels_last)
     criterion = Criterion(config.loss, _network(config, vae, device), device)
     wrapped = None if parallel is None else parallel(vae)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from facevae.config import ScalingConfig, TrainConfig
+from facevae.config import ScalingConfig
 from facevae.data.batches import READ_CPUS
 from facevae.errors import UserError
 from facevae.runtime import Node, pool_labels
@@ -37,21 +37,6 @@ class WorkerPlan(NamedTuple):
     def resources(self) -> dict[str, float]:
         """The bundle of one worker, as Ray names it."""
         return {"CPU": self.cpus, "GPU": 1.0} if self.use_gpu else {"CPU": self.cpus}
-
-
-def plan_training(config: TrainConfig, nodes: Sequence[Node]) -> WorkerPlan:
-    """What training of a configuration reserves on a cluster; see `plan_workers`.
-
-    Raises:
-        UserError: it does not fit, or needs GPUs that there are not.
-    """
-    plan = plan_workers(config.scaling, nodes)
-    if config.training.sync_batch_norm and not plan.use_gpu:
-        raise UserError(
-            "training.sync_batch_norm needs GPU workers, torch has no version for CPU: leave it "
-            "out, or give GPUs"
-        )
-    return plan
 
 
 def workers_on(plan: WorkerPlan, node: Node) -> int:

@@ -31,7 +31,7 @@ from facevae.runtime import Node, in_pool, pool_labels
 from facevae.shares import rank_size
 from facevae.tracking import model_folder
 from facevae.training.memory import PROCESS, StepMemory, encoder_memory, step_memory
-from facevae.training.resources import WorkerPlan, plan_training, workers_on
+from facevae.training.resources import WorkerPlan, plan_workers, workers_on
 from facevae.verbs.places import check_places, places_of
 
 GIB = 2.0**30
@@ -237,7 +237,7 @@ def _shards_lines(
 
 
 def _train_lines(data: Data, config: TrainConfig, nodes: Sequence[Node]) -> list[str]:
-    plan = plan_training(config, nodes)
+    plan = plan_workers(config.scaling, nodes)
     lines = [_bundles(plan), _readers(plan), _steps(data, config)]
     for workers in sorted({plan.fewest, plan.workers}):
         lines.append(f"batch: {_shares(config.training.global_batch_size, workers)}")

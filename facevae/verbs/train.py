@@ -28,7 +28,7 @@ from facevae.tracking import MODEL_NAME, SHARDS_RUN_TAG, Run, log_model, start_r
 from facevae.training.board import ProgressBoard
 from facevae.training.checkpoints import FOLDER, Checkpoints
 from facevae.training.loop import Metrics
-from facevae.training.resources import WorkerPlan, plan_training
+from facevae.training.resources import WorkerPlan, plan_workers
 from facevae.training.worker import train_worker
 from facevae.verbs.places import check_places, places_of
 from facevae.verbs.shards import shard_faces
@@ -88,7 +88,7 @@ def _train(config: TrainConfig, output: str, given: Data | None) -> dict[str, fl
     runtime.connect()
     nodes = runtime.nodes()
     check_places(places_of(config), len(nodes))
-    plan = plan_training(config, nodes)
+    plan = plan_workers(config.scaling, nodes)
     shards, manifest = given or _checked(_make_shards(config))
     judge = {}
     if config.loss.reconstruction == "perceptual":

@@ -10,11 +10,9 @@ import re
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import ray
 import torch
@@ -22,9 +20,9 @@ from mlflow import MlflowClient
 
 from facevae.checkpoint import load_training
 from facevae.config import TrainConfig
-from facevae.data.shards import read_manifest
 from facevae.tracking import read_run_id
 from facevae.verbs.train import train_model
+from tests.ray.noting import assert_every_image_once_an_epoch, trained_rows, tries
 
 STEPS, BATCH, RANKS = 60, 24, 2
 LOG_EVERY = 4  # so that checkpoints fall between two logged means
@@ -35,47 +33,34 @@ from pathlib import Path
 
 from facevae.cli import run_verb
 from facevae.verbs import train
+from tests.ray.noting import noting
 
 DRIVER, NOTES = os.getpid(), Path(sys.argv[1])
 
 
-def noted(job):
-    import ray.train
-    from facevae.training import worker
+def once(name, pid, number):
+    if not (NOTES / name).exists():
+        (NOTES / name).write_text(str(time.time()))
+        os.kill(pid, number)
 
-    rank, batches = ray.train.get_context().get_world_rank(), worker.training_batches
 
-    def once(name, pid, number):
-        if not (NOTES / name).exists():
-            (NOTES / name).write_text(str(time.time()))
-            os.kill(pid, number)
-
-    def noting(folder, plan, share, *rest):
-        step = share.start // share.global_batch_size
-        with open(NOTES / f"rows-{{rank}}-{{os.getpid()}}", "w") as notes:
-            for batch in batches(folder, plan, share, *rest):
-                step += 1
-                print(step, *batch.rows.tolist(), file=notes, flush=True)
-                if step == {TERMINATED_AT} and rank == 0:
-                    once("terminated", DRIVER, signal.SIGTERM)
-                if step == {WORKER_KILLED_AT} and rank == 1:
-                    once("worker", os.getpid(), signal.SIGKILL)
-                if step == {DRIVER_KILLED_AT} and rank == 0:
-                    once("driver", DRIVER, signal.SIGKILL)
-                if step == {NOTICE_AT} and rank == 0:
-                    (NOTES / "notice").touch()
-                    time.sleep(3)
-                yield batch
-
-    worker.training_batches = noting
-    worker.train_worker(job)
+def at_step(step, rank):
+    if step == {TERMINATED_AT} and rank.rank == 0:
+        once("terminated", DRIVER, signal.SIGTERM)
+    if step == {WORKER_KILLED_AT} and rank.rank == 1:
+        once("worker", os.getpid(), signal.SIGKILL)
+    if step == {DRIVER_KILLED_AT} and rank.rank == 0:
+        once("driver", DRIVER, signal.SIGKILL)
+    if step == {NOTICE_AT} and rank.rank == 0:
+        (NOTES / "notice").touch()
+        time.sleep(3)
 
 
 def nodes_to_go():
     return frozenset(["spot"] if (NOTES / "notice").exists() else [])
 
 
-train.train_worker, train.runtime.nodes_to_go = noted, nodes_to_go
+train.train_worker, train.runtime.nodes_to_go = noting(NOTES, at_step), nodes_to_go
 sys.exit(run_verb("train", sys.argv[2:]))
 """
 
@@ -192,22 +177,11 @@ def _exact(history: list[dict[str, float]], first_mean: int) -> list[dict[str, f
 
 def test_every_image_is_trained_once_an_epoch(shards, interrupted):
     """In what survived: of a step that was trained twice, that which the weights hold."""
-    rows: dict[int, dict[int, list[int]]] = defaultdict(dict)
-    tries = sorted(interrupted.notes.glob("rows-*"), key=lambda path: path.stat().st_mtime)
-    for path in tries:
-        rank = int(path.name.split("-")[1])
-        for line in path.read_text().splitlines():
-            step, *numbers = map(int, line.split())
-            assert rows[step].setdefault(rank, numbers) == numbers
-    assert len(tries) == 4 * RANKS
-    order = np.concatenate([rows[s][rank] for s in range(1, STEPS + 1) for rank in range(RANKS)])
+    assert tries(interrupted.notes) == 4 * RANKS
+    rows = trained_rows(interrupted.notes)
+    order = [row for step in range(1, STEPS + 1) for row in rows[step, RANKS]]
     assert len(order) == STEPS * BATCH
-    images = read_manifest(str(shards)).rows("train")
-    epochs = len(order) // images
-    assert epochs >= 2
-    for epoch in range(epochs):
-        found = np.sort(order[epoch * images : (epoch + 1) * images])
-        np.testing.assert_array_equal(found, np.arange(images))
+    assert_every_image_once_an_epoch(order, shards)
 
 
 def test_one_mlflow_run_has_every_step_once_and_marks_the_restarts(interrupted):

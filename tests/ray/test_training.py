@@ -150,21 +150,6 @@ def _drop_after(run: RunId, key: str, step: int) -> list[str]:
         return [key for (key,) in store.execute("SELECT key FROM latest_metrics")]
 
 
-def test_a_run_goes_on_with_another_number_of_workers_and_says_so(
-    trained, shards, tmp_path, capsys
-):
-    output, _ = killed_after_step_3(trained, tmp_path / "fewer")
-    (output / "run.json").unlink()  # the first run logged steps 4 to 6 with its workers
-    train_model(config(shards, output, workers=(1, 1)))
-    assert "train: workers 2 -> 1 from step 4 on" in capsys.readouterr().err
-    history = load_training(output / "checkpoints" / LAST).history
-    workers = [(row["step"], row["train/workers"]) for row in history if "train/workers" in row]
-    assert workers == [(1, 2), (2, 2), (3, 2), (4, 1), (5, 1), (6, 1)]
-    run = read_run_id(str(output))
-    logged = MlflowClient(run.uri).get_metric_history(run.run_id, "train/workers")
-    assert [(metric.step, metric.value) for metric in logged] == workers
-
-
 def killed_after_step_3(trained: Path, output: Path) -> tuple[Path, RunId]:
     """A copy of a run's folder, as if it had been killed after step 3, and its run."""
     shutil.copytree(trained, output)
@@ -256,7 +241,6 @@ def test_a_loss_that_is_not_finite_stops_all_workers_and_names_step_and_term(
     [
         ({"scaling": {"workers": 1, "cpus_per_worker": 999}}, "do not fit"),
         ({"scaling": {"workers": 1, "gpu": "yes"}}, "need a GPU each"),
-        ({"training": {"sync_batch_norm": True}}, "sync_batch_norm needs GPU"),
         ({"loss": {"layers": ["conv9"]}}, "conv9"),
         ({"shards": "/nowhere"}, "no shards in /nowhere"),
     ],

@@ -91,7 +91,6 @@ def test_training_that_needs_nodes_to_come_waits():
             LAPTOP,
             "train",
         ),
-        (train(training={"sync_batch_norm": True}), LAPTOP, "sync_batch_norm needs GPU"),
         (train(), [Node(0.5, 0)], "no node has a CPU"),
     ],
 )

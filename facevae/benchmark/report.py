@@ -1,0 +1,70 @@
+"""Measurements as figures to compare, a table and a picture."""
+
+from collections.abc import Mapping, Sequence
+
+from facevae.benchmark.samples import Spread, spread
+
+Measured = Mapping[str, Sequence[float]]
+HEADLINES = {
+    "training/times_unoptimised": "training/dfc_vae/facenet/times_unoptimised",
+    "training/share_of_ceiling": "training/dfc_vae/facenet/share_of_ceiling",
+    "training/share_of_bare_loop": "training/dfc_vae/facenet/share_of_bare_loop",
+    "training/two_workers_over_one": "training/dfc_vae/facenet/two_workers_over_one",
+    "attributes/growth_200k_over_20k": "attributes/growth",
+}
+"""short names of the figures that are watched"""
+
+
+def figures(measured: Measured) -> dict[str, float]:
+    """The median of each measurement, the watched ones by their short names too."""
+    medians = {name: spread(values).median for name, values in measured.items()}
+    short = {name: medians[long] for name, long in HEADLINES.items() if long in medians}
+    return medians | short
+
+
+def table(
+    measured: Measured, before: Mapping[str, float] | None = None, lines: Sequence[str] = ()
+) -> str:
+    """The measurements as a Markdown table, beside those of another result if there is one.
+
+    Args:
+        measured: values by name, one a round.
+        before: figures of another result.
+        lines: what the machine is, to be put in front.
+    """
+    spreads = {name: spread(values) for name, values in measured.items()}
+    head = ["measurement", "median", "range", "rounds", *(["before", "change"] if before else [])]
+    rows = [_row(name, each, before) for name, each in spreads.items()]
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join([*lines, "", *("| " + " | ".join(row) + " |" for row in [head, rule, *rows])])
+
+
+def _row(name: str, each: Spread, before: Mapping[str, float] | None) -> list[str]:
+    row = [
+        f"`{name}`",
+        f"{each.median:,.4g}",
+        f"{each.low:,.4g} to {each.high:,.4g}",
+        str(each.rounds),
+    ]
+    if before is None:
+        return row
+    old = before.get(name)
+    if old is None:
+        return [*row, "", ""]
+    return [*row, f"{old:,.4g}", f"{each.median / old - 1:+.1%}" if old else ""]
+
+
+def rates(measured: Measured) -> dict[str, dict[str, Spread]]:
+    """What to draw: for each case its rates in images a second."""
+    panels: dict[str, dict[str, Spread]] = {}
+    for name, values in measured.items():
+        case, _, what = name.rpartition("/")
+        if what in RATES:
+            panels.setdefault(case, {})[what.replace("_", " ")] = spread(values)
+    return panels
+
+
+RATES = (
+    "unoptimised", "ceiling", "decoding", "encoding", "bare_loop", "ours", "ours_two_workers",
+    "ours_few",
+)  # fmt: skip
