@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test check static fuzz killed-pass clean
+.PHONY: setup demo test check static bench fuzz killed-pass clean
 
 setup: $(INSTALLED)
 
@@ -47,6 +47,9 @@ KILL_EVERY ?= 3
 killed-pass: $(INSTALLED)
 	FACES=$(FACES) KILL_EVERY=$(KILL_EVERY) $(BIN)/python -m pytest -s \
 	  tests/end_to_end/test_killed_pass.py
+
+bench: $(INSTALLED)
+	$(BIN)/facevae benchmark --config configs/benchmark.yaml $(BENCH)
 
 clean:
 	rm -rf $(VENV) runs

@@ -5,6 +5,7 @@ its slice: the result does not depend on the number of workers.
 Legend: G global batch size, B images of this rank, D stored image size, Z latent size, L layers.
 """
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -12,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from facevae.checkpoint import TrainingState
 from facevae.config import LossConfig, TrainingConfig
@@ -126,13 +126,7 @@ class Trainee:
         self.config = config
         self._parallel = parallel or vae
         self.optimizer = torch.optim.Adam(vae.parameters(), config.learning_rate, fused=True)
-        self.average = (
-            AveragedModel(
-                vae, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True
-            )
-            if config.ema_decay
-            else None
-        )
+        self.average = copy.deepcopy(vae).requires_grad_(False) if config.ema_decay else None
 
     @property
     def batch_size(self) -> int:
@@ -147,16 +141,13 @@ class Trainee:
     @property
     def model(self) -> VAE:
         """The VAE to validate and to keep: the moving average, where there is one."""
-        if self.average is None:
-            return self.vae
-        assert isinstance(self.average.module, VAE)
-        return self.average.module
+        return self.vae if self.average is None else self.average
 
     def state(
         self, step: int, history: list[dict[str, float]], sums: list[list[float]]
     ) -> TrainingState:
         """All that a checkpoint of a step holds."""
-        average = self.average.module.state_dict() if self.average else None
+        average = self.average.state_dict() if self.average else None
         return TrainingState(
             step, self.vae.state_dict(), average, self.optimizer.state_dict(), history, sums
         )
@@ -166,8 +157,7 @@ class Trainee:
         self.vae.load_state_dict(state.weights)
         self.optimizer.load_state_dict(state.optimizer)
         if self.average is not None and state.average is not None:
-            self.average.module.load_state_dict(state.average)
-            self.average.n_averaged.fill_(state.step)
+            self.average.load_state_dict(state.average)
 
     def autocast(self) -> torch.autocast:
         """The arithmetic of a step: bf16 for convolutions and matrix products, if configured."""
@@ -200,5 +190,24 @@ class Trainee:
             nn.utils.clip_grad_norm_(self.vae.parameters(), self.config.gradient_clip_norm)
         self.optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(self.vae)
+            _follow(self.average, self.vae, self.config.ema_decay if step > 1 else None)
         return LossTerms(*(term.detach() for term in terms))
+
+
+@torch.no_grad()
+def _follow(average: VAE, vae: VAE, decay: float | None) -> None:
+    """Move an average towards the weights and statistics of a model; without decay it takes them.
+
+    Not torch's `AveragedModel`: it asks the device at every step whether it is the first, and waits
+    for the answer.
+    """
+    if decay is None:
+        average.load_state_dict(vae.state_dict())
+        return
+    averages, values = average.state_dict(), vae.state_dict()
+    moving = [name for name, value in values.items() if value.is_floating_point()]
+    torch._foreach_lerp_(
+        [averages[name] for name in moving], [values[name] for name in moving], 1 - decay
+    )
+    for name in values.keys() - set(moving):  # the count of batches
+        averages[name].copy_(values[name])

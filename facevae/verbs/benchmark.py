@@ -17,6 +17,7 @@ from facevae.errors import UserError
 from facevae.lease import one_driver
 from facevae.progress import say
 from facevae.tracking import start_run, store_uri
+from facevae.verbs.places import check_places
 
 SETTINGS_OF_CASES = {"rounds", "steps", "precision", "faces", "few_faces", "image_size"}
 
@@ -48,6 +49,7 @@ def _measure(
     config: BenchmarkConfig, output: str, before: dict[str, float] | None
 ) -> dict[str, float]:
     runtime.connect()
+    check_places({"--output": output}, len(runtime.nodes()))
     settings = config.model_dump(mode="json")
     with start_run(
         config.tracking, "benchmark", output, settings, submission_id=runtime.submission_id()

@@ -14,6 +14,7 @@ from facevae.attributes.encode import plan_encoders
 from facevae.checkpoint import read_card
 from facevae.config import (
     AttributesConfig,
+    BenchmarkConfig,
     EditConfig,
     EncodingConfig,
     ModelConfig,
@@ -86,6 +87,7 @@ def describe_plan(
         "attributes": _attributes_plan,
         "edit": _edit_plan,
         "quickstart": _quickstart_plan,
+        "benchmark": _benchmark_plan,
     }
     if is_cluster and verb != "edit":
         check_places(places_of(config), len(nodes))
@@ -124,6 +126,17 @@ def _edit_plan(config: EditConfig, nodes: Sequence[Node], is_cluster: bool) -> l
     return [
         f"edit: {faces} faces at {len(editing.strengths)} strengths, in this process on its CPU; "
         "takes nothing of a cluster"
+    ]
+
+
+def _benchmark_plan(config: BenchmarkConfig, nodes: Sequence[Node], is_cluster: bool) -> list[str]:
+    training = TrainConfig(training={"steps": config.steps})
+    data = Data(64, None, None)
+    return [
+        f"benchmark: {', '.join(config.cases)}, {config.rounds} rounds each, one after the other; "
+        f"draws up to {config.faces + config.few_faces:,} faces first",
+        *_train_lines(data, training, nodes),
+        *_encode_lines(data, EncodingConfig(), ModelConfig(name=config.models[0]), nodes),
     ]
 
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from facevae import config
 from facevae.cli import parse
 from facevae.config import (
+    BenchmarkConfig,
     EditingConfig,
     Frozen,
     LossConfig,
@@ -50,9 +51,12 @@ def test_a_recipe_says_what_it_is_for_and_parses(path):
     for word in ("Command:", "Hardware:", "Time:", "Expect:"):
         assert sum(line.startswith(f"# {word}") for line in head) == 1, word
     assert f"configs/{path.name}" in head[0]
-    parsed = parse("train", ["--config", str(path)])
+    verb = "benchmark" if path.stem == "benchmark" else "train"
+    parsed = parse(verb, ["--config", str(path)])
     assert parsed.output == f"runs/{path.stem}"
-    if path.stem == "quickstart":
+    if path.stem == "benchmark":
+        assert parsed == BenchmarkConfig()
+    elif path.stem == "quickstart":
         assert parse("quickstart", ["--config", str(path)]).training == parsed.training
     else:
         assert parsed.model.name == path.stem
