@@ -49,7 +49,7 @@ def perceptual_error(
         `weighted`, once differentiable with respect to `drawn`; `by_layer` is a plain value.
     """
     wants_gradient = drawn.requires_grad and torch.is_grad_enabled()
-    count = _images_at_once(network, drawn.device)
+    count = images_at_once(network, drawn.device)
     errors, gradients = [], []
     for some, stored in zip(drawn.detach().split(count), pixels.split(count), strict=True):
         with torch.no_grad():
@@ -67,8 +67,11 @@ def perceptual_error(
     return PerceptualError(weighted, by_layer)
 
 
-def _images_at_once(network: PerceptualNetwork, device: torch.device) -> int:
-    """A GPU is filled by the whole batch, and has no such cache."""
+def images_at_once(network: PerceptualNetwork, device: torch.device) -> int:
+    """How many images go through the network in one pass.
+
+    A GPU is filled by the whole batch, and has no such cache.
+    """
     if device.type != "cpu":
         return 1 << 30
     return max(1, CACHE_BYTES // network.bytes_per_image)

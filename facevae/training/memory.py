@@ -1,8 +1,9 @@
 """How much memory a training step and an encoder take, estimated without a GPU.
 
-Counted are weights, gradients, Adam's two moments, the moving average, the frozen face network and
-the activations that a step keeps for its backward pass; not counted is what a library needs beside
-(kernels' work space, allocators' reserves), for which a quarter of the activations is added.
+Counted are weights, gradients, Adam's two moments, the moving average, the frozen face network, its
+feature maps of as many images as pass through it at once, and the activations that a step keeps for
+its backward pass; not counted is what a library needs beside (kernels' work space, allocators'
+reserves), for which a quarter of the activations is added.
 """
 
 from collections.abc import Iterable
@@ -11,15 +12,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from facevae.config import ModelConfig, TrainConfig
+from facevae.config import LossConfig, ModelConfig, TrainConfig
 from facevae.models import VAE, build_vae
-from facevae.models.perceptual import PerceptualNetwork, empty_perceptual_network
+from facevae.models.perceptual import empty_perceptual_network
 from facevae.models.vae import Reconstruction
+from facevae.perceptual_loss import images_at_once
 from facevae.pixels import model_input
+from facevae.training.build import DTYPES
 from facevae.training.step import Criterion
 
 WORK_SPACE = 0.25
 """share of the activations that is added for what is not counted"""
+COPIES_OF_MAPS = 3
+"""of the face network's maps: the targets', the drawn images' and their gradients"""
 PROCESS = 1.1e9
 """bytes of a worker's process itself: Python, torch, Ray, MLflow, and CUDA's libraries on a GPU"""
 
@@ -32,6 +37,7 @@ class StepMemory(NamedTuple):
     optimizer: float
     average: float
     network: float
+    maps: float
     activations: float
 
     @property
@@ -40,16 +46,21 @@ class StepMemory(NamedTuple):
         return sum(self) + WORK_SPACE * self.activations
 
 
-def step_memory(config: TrainConfig, stored_size: int, batch_size: int) -> StepMemory:
+def step_memory(
+    config: TrainConfig, stored_size: int, batch_size: int, device: str = "cpu"
+) -> StepMemory:
     """What a step over `batch_size` stored images of `stored_size` pixels a side needs.
 
     Two small passes on this machine's CPU tell the activations of one image, and of none.
     """
     vae = build_vae(config.model)
-    network = None
+    network, maps = None, 0.0
     if config.loss.reconstruction == "perceptual":
         network = empty_perceptual_network(config.loss, vae.resize_method)
-    two, four = (_kept(config, vae, network, stored_size, count) for count in (2, 4))
+        network.to(DTYPES[config.training.precision])
+        at_once = min(images_at_once(network, torch.device(device)), batch_size)
+        maps = float(COPIES_OF_MAPS * network.bytes_per_image * at_once)
+    two, four = (_kept(config, vae, stored_size, count) for count in (2, 4))
     each = (four - two) / 2
     weights = _bytes((*vae.parameters(), *vae.buffers()))
     parameters = _bytes(p for p in vae.parameters() if p.requires_grad)
@@ -59,6 +70,7 @@ def step_memory(config: TrainConfig, stored_size: int, batch_size: int) -> StepM
         optimizer=2 * parameters,
         average=weights if config.training.ema_decay else 0.0,
         network=_bytes((*network.parameters(), *network.buffers())) if network else 0.0,
+        maps=maps,
         activations=max(two - 2 * each, 0.0) + each * batch_size,
     )
 
@@ -84,18 +96,20 @@ def encoder_memory(model: ModelConfig, batch_size: int) -> float:
 def _kept(
     config: TrainConfig,
     vae: VAE,
-    network: PerceptualNetwork | None,
     stored_size: int,
     batch_size: int,
 ) -> float:
-    """Bytes that the forward pass keeps for the backward pass, weights aside."""
+    """Bytes that the forward pass keeps for the backward pass, weights aside.
+
+    With the pixel loss, which keeps what the perceptual one does: the gradient of the images.
+    """
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    criterion = Criterion(config.loss, network, torch.device("cpu"))
+    criterion = Criterion(LossConfig(reconstruction="pixel"), None, torch.device("cpu"))
     stored = torch.zeros(batch_size, stored_size, stored_size, 3, dtype=torch.uint8)
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -104,8 +118,7 @@ def _kept(
         images = model_input(stored, vae.image_size, vae.resize_method)
         noise = torch.zeros(batch_size, vae.latent_size)
         terms = criterion(vae, Reconstruction(*vae(images, noise)), stored)
-    frozen = () if network is None else (*network.parameters(), *network.buffers())
-    for tensor in (*vae.parameters(), *vae.buffers(), *frozen):
+    for tensor in (*vae.parameters(), *vae.buffers()):
         kept.pop(tensor.untyped_storage().data_ptr(), None)
     del terms
     return float(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))

@@ -256,7 +256,7 @@ def _train_lines(data: Data, config: TrainConfig, nodes: Sequence[Node]) -> list
         lines.append(f"batch: {_shares(config.training.global_batch_size, workers)}")
         # The last rank has the largest share.
         largest = rank_size(config.training.global_batch_size, workers - 1, workers)
-        step = step_memory(config, data.image_size, largest)
+        step = step_memory(config, data.image_size, largest, "cuda" if plan.use_gpu else "cpu")
         lines.append(_worker_memory(step, plan))
         for node in set(nodes):
             _check_gpu(step, plan, node)

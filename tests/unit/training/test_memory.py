@@ -46,7 +46,15 @@ def test_the_face_network_is_counted_without_its_weights():
     judged = step_memory(TrainConfig(model={"latent_size": 8}, loss=loss), 64, 8)
     assert judged.network == (3 * 3 * 3 * 32 + 32) * 4  # one convolution with its norm folded in
     pixel = TrainConfig(model={"latent_size": 8}, loss={"reconstruction": "pixel"})
-    assert judged.activations > step_memory(pixel, 64, 8).activations
+    assert judged.activations == step_memory(pixel, 64, 8).activations
+    assert step_memory(pixel, 64, 8).maps == 0
+
+
+def test_maps_of_the_face_network_count_for_those_images_that_pass_it_at_once():
+    few, many = (step_memory(CONFIG, 64, count).maps for count in (64, 128))
+    assert few == many < 64e6
+    few, many = (step_memory(CONFIG, 64, count, "cuda").maps for count in (64, 128))
+    assert many == 2 * few
 
 
 def test_an_encoder_needs_its_weights_and_its_widest_maps():
