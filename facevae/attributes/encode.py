@@ -7,7 +7,7 @@ run of the same job takes finished shards from there.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -169,8 +169,8 @@ def encode_shards(
     config: EncodingConfig,
     plan: EncoderPlan,
     output: str,
-) -> list[ShardStatistics]:
-    """The statistics of all shards, in shard order; latents are left as files.
+) -> Iterator[ShardStatistics]:
+    """The statistics of all shards, in shard order, once all are there; latents are left as files.
 
     Args:
         folder: the shards.
@@ -183,12 +183,12 @@ def encode_shards(
     Raises:
         UserError: a shard failed too often.
     """
-    finished: dict[str, ShardStatistics] = {}
+    finished: set[str] = set()
 
     def todo() -> list[str]:
         for shard in manifest.shards:
-            if shard.name not in finished and (found := _finished(output, shard)) is not None:
-                finished[shard.name] = found
+            if shard.name not in finished and _finished(output, shard) is not None:
+                finished.add(shard.name)
         return [shard.name for shard in manifest.shards if shard.name not in finished]
 
     with progress("encode", manifest.rows(), "images") as bar:
@@ -203,7 +203,19 @@ def encode_shards(
                     bar(done)
 
         finish(Tries(output, config.tries), todo, run, "shards")
-    return [finished[shard.name] for shard in manifest.shards]
+    return _statistics(output, manifest)
+
+
+def _statistics(output: str, manifest: Manifest) -> Iterator[ShardStatistics]:
+    """One shard at a time: of 100 million images all would be gigabytes."""
+    for shard in manifest.shards:
+        found = _finished(output, shard)
+        if found is None:
+            raise UserError(
+                f"{statistics_uri(output, shard.name)} was damaged meanwhile: give the same "
+                "command again"
+            )
+        yield found
 
 
 def _tasks(

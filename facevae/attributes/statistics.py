@@ -7,10 +7,8 @@ by Chan, Golub and LeVeque (1979); the formulas are those of the pairwise update
 Legend: B images in a batch, Z latent size, A attributes.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import reduce
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -180,26 +178,26 @@ class ShardStatistics:
 
 
 def reduce_shards(shards: Iterable[ShardStatistics]) -> dict[Split, AttributeStatistics]:
-    """Statistics of all shards by split, merged in the order of shard ids.
+    """Statistics of all shards by split, merged one after the other as they come.
 
-    The same shards give the same bits in whatever order they come. A split that no shard has is
-    left out.
+    Always in the order of the manifest, for another order changes the last bits. Only the totals
+    and one shard are in memory. A split that no shard has is left out.
 
     Raises:
         UserError: a shard comes twice.
     """
-    ordered = sorted(shards, key=lambda shard: (isinstance(shard.shard, str), shard.shard))
-    times = Counter(shard.shard for shard in ordered)
-    if twice := [shard for shard, number in times.items() if number > 1]:
-        raise UserError(
-            f"expected each shard once, found shard {twice[0]!r} {times[twice[0]]} times: its "
-            "images would count twice; pass it once"
-        )
-    parts = {
-        split: [shard.by_split[split] for shard in ordered if split in shard.by_split]
-        for split in get_args(Split)
-    }
-    return {split: reduce(merge, part) for split, part in parts.items() if part}
+    totals: dict[Split, AttributeStatistics] = {}
+    seen: set[int | str] = set()
+    for shard in shards:
+        if shard.shard in seen:
+            raise UserError(
+                f"expected each shard once, found shard {shard.shard!r} again: its images would "
+                "count twice; pass it once"
+            )
+        seen.add(shard.shard)
+        for split, part in shard.by_split.items():
+            totals[split] = merge(totals[split], part) if split in totals else part
+    return {split: totals[split] for split in get_args(Split) if split in totals}
 
 
 def _class_moments(

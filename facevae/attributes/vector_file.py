@@ -21,6 +21,7 @@ from facevae.errors import UNREADABLE, UserError
 from facevae.storage import atomic_file, open_to_read
 
 FORMAT_VERSION = 1
+TEXTS_PER_WRITE = 1 << 16
 BLOCK_BYTES = 1 << 20
 """what is fetched at once from an object store: HDF5 reads many small pieces"""
 MOST_COMPRESSED = 1100
@@ -31,7 +32,7 @@ _DIGESTS = ("model_digest", "shards_digest", "labels_digest")
 def write_hdf5(
     uri: str | Path, vectors: AttributeVectors, batches: Iterable[LatentBatch], count: int
 ) -> None:
-    """Write vectors and `count` images; a batch of latents, and all names, are in memory at a time.
+    """Write vectors and `count` images; a batch of latents and a block of names are in memory.
 
     As the original: `latent_vars` f64 [N,Z], `attributes` f64 [N,A] in {-1, 0, +1}, `fields` [A]
     strings, `attribute_vectors` f32 [A,Z]. Ours: `image_ids` and `splits` [N] strings,
@@ -43,25 +44,52 @@ def write_hdf5(
         UserError: the batches do not hold `count` images, or the disk is full.
     """
     attributes, latent_size = vectors.vectors.shape
-    image_ids: list[str] = []
-    splits: list[str] = []
+    done = 0
     with atomic_file(str(uri)) as path, _hdf5_to_write(path) as (raw, file):
         _write_vectors(file, vectors)
         latents = file.create_dataset("latent_vars", (count, latent_size), np.float64)
         labels = file.create_dataset("attributes", (count, attributes), np.float64)
+        image_ids, splits = _Texts(file, "image_ids", count), _Texts(file, "splits", count)
         for batch in batches:
-            rows = slice(len(image_ids), len(image_ids) + len(batch.image_id))
+            rows = slice(done, done + len(batch.image_id))
             if rows.stop > count:
                 raise _wrong_count(uri, count, "more")
             latents[rows], labels[rows] = batch.latents, batch.attributes
-            image_ids += batch.image_id
-            splits += batch.split
+            image_ids.add(batch.image_id)
+            splits.add(batch.split)
+            done = rows.stop
             raw.check()
-        if len(image_ids) != count:
-            raise _wrong_count(uri, count, str(len(image_ids)))
-        # at once, for their layout in the file follows the writes
-        file.create_dataset("image_ids", data=image_ids, dtype=h5py.string_dtype())
-        file.create_dataset("splits", data=splits, dtype=h5py.string_dtype())
+        if done != count:
+            raise _wrong_count(uri, count, str(done))
+        image_ids.finish()
+        splits.finish()
+
+
+class _Texts:
+    """A column of texts, written in blocks of one size whatever the batches.
+
+    Their places in the file follow the writes.
+    """
+
+    def __init__(self, file: h5py.File, name: str, count: int) -> None:
+        self._column = file.create_dataset(name, (count,), h5py.string_dtype())
+        self._waiting: list[str] = []
+        self._written = 0
+
+    def add(self, texts: Sequence[str]) -> None:
+        self._waiting += texts
+        while len(self._waiting) >= TEXTS_PER_WRITE:
+            self._write(TEXTS_PER_WRITE)
+
+    def finish(self) -> None:
+        if self._waiting:
+            self._write(len(self._waiting))
+
+    def _write(self, number: int) -> None:
+        rows = slice(self._written, self._written + number)
+        self._column[rows] = self._waiting[:number]
+        del self._waiting[:number]
+        self._written = rows.stop
 
 
 def read_vectors(uri: str | Path) -> AttributeVectors:

@@ -195,18 +195,14 @@ def _shards(number=6):
     return shards
 
 
-def test_any_order_of_shards_gives_the_same_bits():
+def test_shards_are_merged_one_after_the_other_in_the_order_given():
     shards = _shards()
-    expected = reduce_shards(shards)
-    assert list(expected) == ["train", "val"]
-    random = np.random.default_rng(0)
-    # the law needs this: merging in another order does change bits
-    other = reduce(merge, [shard.by_split["train"] for shard in reversed(shards)])
-    assert other.mean.tobytes() != expected["train"].mean.tobytes()
-    for _ in range(5):
-        found = reduce_shards(shards[i] for i in random.permutation(len(shards)))
-        for split, statistics in expected.items():
-            _assert_same_bits(found[split].to_arrays(), statistics.to_arrays())
+    found = reduce_shards(iter(shards))
+    assert list(found) == ["train", "val"]
+    expected = reduce(merge, [shard.by_split["train"] for shard in shards])
+    _assert_same_bits(found["train"].to_arrays(), expected.to_arrays())
+    other = reduce_shards(reversed(shards))  # why the order is fixed
+    assert other["train"].mean.tobytes() != expected.mean.tobytes()
 
 
 def test_a_shard_without_a_split_is_fine():
@@ -221,5 +217,5 @@ def test_a_shard_without_a_split_is_fine():
 
 def test_a_shard_that_comes_twice_is_refused():
     shards = _shards(3)
-    with pytest.raises(UserError, match="shard 1 2 times"):
+    with pytest.raises(UserError, match="shard 1 again"):
         reduce_shards([*shards, shards[1]])
