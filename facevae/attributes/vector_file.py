@@ -49,46 +49,46 @@ def write_hdf5(
         _write_vectors(file, vectors)
         latents = file.create_dataset("latent_vars", (count, latent_size), np.float64)
         labels = file.create_dataset("attributes", (count, attributes), np.float64)
-        image_ids, splits = _Texts(file, "image_ids", count), _Texts(file, "splits", count)
+        texts = _Texts(file, ("image_ids", "splits"), count)
         for batch in batches:
             rows = slice(done, done + len(batch.image_id))
             if rows.stop > count:
                 raise _wrong_count(uri, count, "more")
             latents[rows], labels[rows] = batch.latents, batch.attributes
-            image_ids.add(batch.image_id)
-            splits.add(batch.split)
+            texts.add(batch.image_id, batch.split)
             done = rows.stop
             raw.check()
         if done != count:
             raise _wrong_count(uri, count, str(done))
-        image_ids.finish()
-        splits.finish()
+        texts.finish()
 
 
 class _Texts:
-    """A column of texts, written in blocks of one size whatever the batches.
+    """Columns of texts, written in blocks of one size whatever the batches.
 
     Their places in the file follow the writes.
     """
 
-    def __init__(self, file: h5py.File, name: str, count: int) -> None:
-        self._column = file.create_dataset(name, (count,), h5py.string_dtype())
-        self._waiting: list[str] = []
+    def __init__(self, file: h5py.File, names: Sequence[str], count: int) -> None:
+        self._columns = [file.create_dataset(name, (count,), h5py.string_dtype()) for name in names]
+        self._waiting: list[list[str]] = [[] for _ in names]
         self._written = 0
 
-    def add(self, texts: Sequence[str]) -> None:
-        self._waiting += texts
-        while len(self._waiting) >= TEXTS_PER_WRITE:
+    def add(self, *columns: Sequence[str]) -> None:
+        for waiting, texts in zip(self._waiting, columns, strict=True):
+            waiting += texts
+        while len(self._waiting[0]) >= TEXTS_PER_WRITE:
             self._write(TEXTS_PER_WRITE)
 
     def finish(self) -> None:
-        if self._waiting:
-            self._write(len(self._waiting))
+        if self._waiting[0]:
+            self._write(len(self._waiting[0]))
 
     def _write(self, number: int) -> None:
         rows = slice(self._written, self._written + number)
-        self._column[rows] = self._waiting[:number]
-        del self._waiting[:number]
+        for column, waiting in zip(self._columns, self._waiting, strict=True):
+            column[rows] = waiting[:number]
+            del waiting[:number]
         self._written = rows.stop
 
 

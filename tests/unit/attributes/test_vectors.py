@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from facevae.attributes import vector_file
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.attributes.vector_file import (
     find_rows,
@@ -157,6 +158,15 @@ def test_the_same_input_gives_the_same_bytes(file, tmp_path, world, vectors):
     write_hdf5(file, vectors, _batches(world, size=17), IMAGES)
     assert file.read_bytes() == first
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_names_in_blocks_give_the_same_bytes_for_any_batches(monkeypatch, tmp_path, world, vectors):
+    monkeypatch.setattr(vector_file, "TEXTS_PER_WRITE", 50)
+    contents = []
+    for size in (17, 50, IMAGES):
+        write_hdf5(tmp_path / "v.h5", vectors, _batches(world, size=size), IMAGES)
+        contents.append((tmp_path / "v.h5").read_bytes())
+    assert contents[0] == contents[1] == contents[2]
 
 
 def test_rows_round_trip(file, world):

@@ -1,0 +1,178 @@
+"""What a cluster would take, from what a benchmark has measured: hours and dollars.
+
+docs/scaling.md explains the model. `python -m facevae.benchmark.prediction --help`.
+
+Legend: W workers, G images of the global batch, P bytes of gradients.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+GRADIENT_BYTES = {"dfc_vae": 9.2e6, "dfc_vae_resnet": 28.3e6, "dfc_vae_large": 20.9e6}
+"""4 bytes for each trained parameter at latent size 100"""
+
+
+class Machine(NamedTuple):
+    """Rates of one machine's parts, and what an hour of it costs."""
+
+    trained: float
+    """images a second that one worker trains, alone"""
+    encoded: float
+    """images a second that one encoder encodes"""
+    decoded: float
+    """images a second that one core decodes"""
+    cores: int
+    """cores beside each worker or encoder that may decode"""
+    dollars: float
+    """an hour of a worker with its cores"""
+
+
+class Network(NamedTuple):
+    """Between machines, and to the object store, in bytes a second for each machine."""
+
+    between: float
+    store: float
+
+
+class Prediction(NamedTuple):
+    """How long a job runs, what it costs, and what it waits for."""
+
+    images_per_second: float
+    hours: float
+    dollars: float
+    limit: str
+
+
+def training(
+    machine: Machine,
+    network: Network,
+    workers: int,
+    images: float,
+    batch: int,
+    gradient_bytes: float,
+    bytes_per_image: float,
+    start_seconds: float,
+) -> Prediction:
+    """Training on W workers: a step is its slowest part, and the sum of gradients after it.
+
+    step = max(G/W / trained, G/W / (cores * decoded), G/W * bytes / store)
+         + 2 (W-1)/W * P / between
+
+    The all-reduce is counted in full, though most of it hides behind the backward pass: the
+    prediction errs on the slow side.
+    """
+    share = batch / workers
+    parts = {
+        "workers": share / machine.trained,
+        "decoding": share / (machine.cores * machine.decoded),
+        "object store": share * bytes_per_image / network.store,
+    }
+    reduce = 2 * (workers - 1) / workers * gradient_bytes / network.between
+    limit = max(parts, key=lambda name: parts[name])
+    step = parts[limit] + reduce
+    limit = limit if reduce < parts[limit] else "sum of gradients"
+    return _prediction(batch / step, images, start_seconds, machine.dollars * workers, limit)
+
+
+def attributes(
+    machine: Machine,
+    network: Network,
+    encoders: int,
+    images: float,
+    bytes_per_image: float,
+    start_seconds: float,
+) -> Prediction:
+    """The attribute pass on W encoders: the slowest of encoding, decoding and the store.
+
+    Encoders share nothing but the store, so that W of them are W times as fast.
+    """
+    rates = {
+        "encoders": encoders * machine.encoded,
+        "decoding": encoders * machine.cores * machine.decoded,
+        "object store": encoders * network.store / bytes_per_image,
+    }
+    limit = min(rates, key=lambda name: rates[name])
+    return _prediction(rates[limit], images, start_seconds, machine.dollars * encoders, limit)
+
+
+def _prediction(
+    rate: float, images: float, start_seconds: float, dollars_an_hour: float, limit: str
+) -> Prediction:
+    hours = (images / rate + start_seconds) / 3600
+    return Prediction(rate, hours, hours * dollars_an_hour, limit)
+
+
+def two_workers_over_one(gradient_bytes: float, rate: float, batch: int, between: float) -> float:
+    """What two workers of half a machine each should reach, of one worker of all of it."""
+    step = batch / rate
+    return step / (step + gradient_bytes / between)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print predictions for numbers of workers; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        measured = json.loads(Path(options.result).read_text())
+        machine = Machine(
+            trained=options.trained or measured[f"training/{options.case}/ours"],
+            encoded=options.encoded or measured["attributes/encoding"],
+            decoded=options.decoded or measured["attributes/decoding"] / options.measured_cores,
+            cores=options.cores,
+            dollars=options.dollars,
+        )
+        start = measured[f"training/{options.case}/seconds_to_first_step"]
+    except (OSError, ValueError, KeyError) as error:
+        print(f"{options.result} is not a benchmark's result.json ({error!r})", file=sys.stderr)
+        return 2
+    network = Network(options.between, options.store)
+    gradients = GRADIENT_BYTES[options.case.partition("/")[0]]
+    print("| workers | job | images/s | hours | dollars | waits for |")
+    print("| ---: | --- | ---: | ---: | ---: | --- |")
+    for workers in options.workers:
+        jobs = {
+            f"{options.steps:,} steps": training(
+                machine, network, workers, options.steps * options.batch, options.batch,
+                gradients, options.bytes_per_image, start,
+            ),
+            f"attributes of {options.images:,}": attributes(
+                machine, network, workers, options.images, options.bytes_per_image, start
+            ),
+        }  # fmt: skip
+        for job, each in jobs.items():
+            print(
+                f"| {workers} | {job} | {each.images_per_second:,.0f} | {each.hours:,.2f} "
+                f"| {each.dollars:,.2f} | {each.limit} |"
+            )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m facevae.benchmark.prediction",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=(__doc__ or "").splitlines()[0],
+    )
+    add = parser.add_argument
+    add("result", help="result.json of a benchmark on one machine of the cluster")
+    add("--case", default="dfc_vae/facenet", help="measured training: MODEL/LOSS")
+    add("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="numbers of workers")
+    add("--steps", type=int, default=50_000, help="steps of training")
+    add("--batch", type=int, default=128, help="images of a step over all workers")
+    add("--images", type=int, default=202_599, help="images of the attribute pass")
+    add("--cores", type=int, default=1, help="cores beside a worker that may decode")
+    add("--measured_cores", type=int, default=2, help="cores of the machine that was measured")
+    add("--dollars", type=float, default=0.0, help="price of an hour of a worker with its cores")
+    add("--between", type=float, default=1.25e9, help="bytes a second between machines")
+    add("--store", type=float, default=5e8, help="bytes a second from the object store")
+    add("--bytes_per_image", type=float, default=9_700, help="stored size of an image")
+    add("--trained", type=float, help="images a second of one worker, instead of the measured")
+    add("--encoded", type=float, help="images a second of one encoder, instead of the measured")
+    add("--decoded", type=float, help="images a second of one core, instead of the measured")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
