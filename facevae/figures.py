@@ -182,7 +182,7 @@ def auc_bars(auc: Mapping[str, float | int]) -> Image.Image:
     return _drawn(figure)
 
 
-def rate_bars(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Image.Image:
+def rate_bars(panels: Mapping[str, Mapping[str, Sequence[float | int]]]) -> Image.Image:
     """Rates as bars with their range, a panel per case.
 
     Args:

@@ -58,17 +58,17 @@ def training(
 ) -> Prediction:
     """Training on W workers: a step is its slowest part, and the sum of gradients after it.
 
-    step = max(G/W / trained, G/W / (cores * decoded), G/W * bytes / store)
+    step = max(G/W / trained, G/W / (cores * decoded), G * bytes / store)
          + 2 (W-1)/W * P / between
 
-    The all-reduce is counted in full, though most of it hides behind the backward pass: the
-    prediction errs on the slow side.
+    Each worker reads all windows, whose rows are mixed, and decodes its own. The sum of gradients
+    counts in full, though most of it hides behind the backward pass: this errs on the slow side.
     """
     share = batch / workers
     parts = {
         "workers": share / machine.trained,
         "decoding": share / (machine.cores * machine.decoded),
-        "object store": share * bytes_per_image / network.store,
+        "object store": batch * bytes_per_image / network.store,
     }
     reduce = 2 * (workers - 1) / workers * gradient_bytes / network.between
     limit = max(parts, key=lambda name: parts[name])

@@ -39,7 +39,7 @@ def test_more_workers_pay_for_the_sum_of_gradients():
     step = 32 / 1000 + 1.5 * 1e7 / 1e9
     assert four.images_per_second == pytest.approx(128 / step)
     assert four.dollars == pytest.approx(12 * four.hours)
-    assert _train(64).limit == "sum of gradients"
+    assert _train(64, bytes_per_image=10).limit == "sum of gradients"
 
 
 def test_a_slow_store_and_slow_decoding_are_named():
