@@ -1,0 +1,131 @@
+"""A benchmark of a few faces: what is measured, kept, shown and compared."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from mlflow import MlflowClient
+from PIL import Image
+
+from facevae.benchmark import cases, encoding, training
+from facevae.benchmark.bench import Bench
+from facevae.benchmark.command import Watched, run_command, store_use
+from facevae.benchmark.encoding import Images
+from facevae.benchmark.training import Steps
+from facevae.config import AttributesConfig, BenchmarkConfig, EncodingConfig
+from facevae.data.shards import read_manifest
+from facevae.errors import UserError
+from facevae.tracking import read_run_id
+from facevae.verbs.benchmark import benchmark
+
+FACES = 256
+STEPS, BATCH = 6, 32
+
+
+@pytest.fixture(scope="module")
+def config(ray_cluster, tmp_path_factory) -> BenchmarkConfig:
+    output = tmp_path_factory.mktemp("benchmark") / "run"
+    return BenchmarkConfig(
+        output=str(output), cases=("sharding",), rounds=1, tracking={"system_metrics": False}
+    )
+
+
+@pytest.fixture(scope="module")
+def result(config):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cases, "SHARDING_FACES", FACES)
+        return benchmark(config)
+
+
+def test_rates_ratios_and_memory_are_measured(result):
+    for name in ("ceiling", "bare_loop", "ours"):
+        assert result[f"sharding/{name}"] > 1
+    ratio = result["sharding/ours"] / result["sharding/bare_loop"]
+    assert result["sharding/share_of_bare_loop"] == pytest.approx(ratio)
+    assert 50 < result["sharding/driver_megabytes"] < 4000
+    assert result["sharding/worker_megabytes"] > 50
+    assert result["sharding/store_spilled_megabytes"] == 0
+
+
+def test_what_was_measured_is_kept_and_shown(config, result):
+    folder = config.output
+    assert json.loads(Path(folder, "result.json").read_text()) == pytest.approx(result)
+    with Image.open(f"{folder}/rates.png") as picture:
+        assert picture.width > 500
+    run = read_run_id(folder)
+    metrics = MlflowClient(run.uri).get_run(run.run_id).data.metrics
+    assert metrics["sharding/ours"] == pytest.approx(result["sharding/ours"])
+
+
+def test_the_same_command_measures_nothing_again_and_compares(config, result, capsys):
+    again = benchmark(config.model_copy(update={"against": config.output}))
+    assert again == pytest.approx(result)
+    said = capsys.readouterr().err
+    assert "benchmark: sharding is measured already" in said
+    assert "| +0.0% |" in said
+
+
+def test_other_settings_need_another_folder(config, result):
+    with pytest.raises(UserError, match="holds measurements with another rounds"):
+        benchmark(config.model_copy(update={"rounds": 2}))
+    with pytest.raises(UserError, match=r"there is no .*result\.json"):
+        benchmark(config.model_copy(update={"against": f"{config.output}/settings"}))
+
+
+def test_a_verb_that_fails_ends_the_benchmark_with_its_words(ray_cluster):
+    with pytest.raises(UserError, match=r"facevae train failed while it was measured: .*no shards"):
+        run_command(["train", "--shards", "/nowhere", "--output", "/tmp/never"])
+
+
+def test_steps_without_ray_are_timed(shards, tmp_path):
+    bench = Bench(BenchmarkConfig(steps=16), tmp_path, "unused")
+    config = bench.train_config(str(shards), "unused", training={"global_batch_size": 4})
+    for function in (training.ceiling, training.bare_loop, training.unoptimised):
+        assert function(Steps(config, str(shards), 1, 2)) > 1
+
+
+@pytest.fixture(scope="module")
+def trained(shards, tmp_path_factory) -> tuple[Bench, AttributesConfig, Watched]:
+    """A training of six steps, watched; and the attribute pass of its model, not yet run."""
+    folder = tmp_path_factory.mktemp("trained")
+    bench = Bench(BenchmarkConfig(), folder, f"sqlite:///{folder}/mlflow.db")
+    few = {"steps": STEPS, "global_batch_size": BATCH, "log_every": 3, "grid_every": STEPS}
+    config = bench.train_config(str(shards), str(folder / "run"), training=few)
+    watched = bench.run("train", config)
+    encoding = AttributesConfig(
+        output=str(folder / "attributes"),
+        shards=str(shards),
+        model=config.output,
+        tracking=bench.tracking,
+    )
+    return bench, encoding, watched
+
+
+def test_an_encoder_without_ray_is_timed(shards, trained):
+    _, config, _ = trained
+    names = [shard.name for shard in read_manifest(str(shards)).shards[:2]]
+    images = Images(
+        str(shards), names, f"{config.model}/model", EncodingConfig(batch_size=32), 2, False
+    )
+    rates = [f(images) for f in (encoding.decoding, encoding.encoding, encoding.bare_loop)]
+    assert min(rates) > 1
+    assert rates[0] > rates[1]  # decoding 64 pixels is the smaller part
+
+
+def test_bytes_that_pass_through_the_store_stay_few(shards, trained):
+    """Counts that no clock disturbs: of training its pixels once, of the attribute pass nothing."""
+    bench, config, training_run = trained
+    assert training_run.store_made / (STEPS * BATCH) < 1.2 * 64 * 64 * 3
+    weights = 9.3e6  # put there once, whatever the number of images
+    made = bench.run("attributes", config).store_made
+    assert made - weights < 100 * read_manifest(str(shards)).rows()
+
+
+def test_the_store_is_read_on_this_cluster(ray_cluster):
+    before = store_use()
+    reference = ray.put(np.zeros(1_000_000, np.uint8))
+    assert store_use().made - before.made >= 1_000_000
+    assert store_use().used >= 1_000_000
+    del reference
