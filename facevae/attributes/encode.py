@@ -275,7 +275,11 @@ def _read_arrays(uri: str) -> dict[str, np.ndarray] | None:
     """The arrays of an npz file, checked by its checksums; none: it is damaged."""
     content = storage.read_bytes(uri)
     try:
-        return dict(np.load(io.BytesIO(content), allow_pickle=False))
+        arrays = dict(np.load(io.BytesIO(content), allow_pickle=False))
+        # What is no array comes as bytes, unread and unchecked.
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("it holds something else than arrays")
+        return arrays
     except UNREADABLE as error:
         say(f"{uri} is damaged ({reason_of(error)}); its shard is encoded again")
         return None

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from jaxtyping import Int64
 
+from facevae.attributes.global_heaps import check_global_heaps
 from facevae.attributes.vectors import AttributeVectors, LatentBatch, index_of
 from facevae.errors import UNREADABLE, UserError
 from facevae.storage import atomic_file, open_to_read
@@ -228,9 +229,11 @@ def _hdf5_to_write(path: Path) -> Iterator[tuple[_WriteErrorsLater, h5py.File]]:
 def _opened(uri: str | Path) -> Iterator[h5py.File]:
     """The file, open, holding at least the original's four data sets in matching shapes."""
     try:
-        with open_to_read(str(uri), BLOCK_BYTES) as opened, h5py.File(opened, "r") as file:
-            _check_layout(uri, file)
-            yield file
+        with open_to_read(str(uri), BLOCK_BYTES) as opened:
+            check_global_heaps(opened)
+            with h5py.File(opened, "r") as file:
+                _check_layout(uri, file)
+                yield file
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(
             f"no attribute vectors at {uri}; compute them first, or correct the path"

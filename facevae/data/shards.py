@@ -231,8 +231,8 @@ def read_manifest(folder: str) -> Manifest:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(f"{uri} is not a manifest of shards ({error})") from error
-    # The checksum is of what the digest, the content's name, leaves out; older folders have none.
-    if manifest.digest != digest or checksum not in (found, None):
+    # The checksum is of what the digest, the content's name, leaves out.
+    if manifest.digest != digest or checksum != found:
         raise UserError(f"{uri} was changed by hand: its digest no longer fits; make it again")
     return manifest
 

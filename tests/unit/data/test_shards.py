@@ -188,16 +188,6 @@ def test_no_part_of_a_manifest_changes_unseen(tmp_path, key):
         read_manifest(str(tmp_path))
 
 
-def test_a_manifest_of_before_checksums_is_read(tmp_path):
-    manifest = Manifest(("Smiling",), 64, (), {"kind": "drawn"}, {}, {}, False, "run")
-    write_manifest(str(tmp_path), manifest)
-    path = tmp_path / "manifest.json"
-    value = json.loads(path.read_text())
-    del value["checksum"]
-    path.write_text(json.dumps(value))
-    assert read_manifest(str(tmp_path)) == manifest
-
-
 def test_json_that_is_nested_too_deep_is_one_clear_line(tmp_path):
     (tmp_path / "manifest.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="not a JSON file"):
