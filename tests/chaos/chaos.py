@@ -1,0 +1,166 @@
+"""Chaos: `python -m tests.chaos.chaos [--schedules N] [--seed S]`.
+
+The law: whatever dies, stands still or is full while faces become shards, a model and attribute
+vectors, the same commands given again leave what a quiet run leaves, bit for bit; each image and
+each logged step is there once.
+
+A rehearsal cluster is started on this machine, and the pipeline run once in quiet; then once for
+each seed, with the faults of that seed's schedule. `--seed S --schedules 1` runs one again.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from processes import StartError
+
+from tests.chaos.checks import broken_laws
+from tests.chaos.cluster import ChaosCluster
+from tests.chaos.collect import Store
+from tests.chaos.faults import Injector
+from tests.chaos.pipeline import BrokenError, Pipeline, driver_environment
+from tests.chaos.schedule import KINDS, VERBS, schedule
+
+QUIET = "quiet"
+
+
+class Row(NamedTuple):
+    """How a schedule went."""
+
+    seed: int
+    faults: list[str]
+    """the kinds that were injected"""
+    missed: list[str]
+    """the kinds that found no place"""
+    restarts: int
+    seconds: float
+    broken: list[str]
+
+
+class Chaos:
+    """Runs schedules on one cluster."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start the cluster and run the pipeline in quiet."""
+        self._logs = folder / "logs"
+        self._logs.mkdir()
+        self._chaos = ChaosCluster(folder)
+        environment = self._chaos.cluster.environment
+        os.environ.update({k: v for k, v in environment.items() if k.startswith("MLFLOW_")})
+        cluster, proxy, self._disk = self._chaos.cluster, self._chaos.proxy, self._chaos.disk
+        self._injector = Injector(cluster, proxy, self._disk, say)
+        drivers = driver_environment(environment, self._chaos.gcs)
+        self._pipeline = Pipeline(drivers, self._injector, self._logs, say)
+        self._store = Store(self._chaos.s3, environment)
+        self.left_out = {"disk": self._disk.reason} if self._disk.reason else {}
+        say("quiet")
+        self._pipeline.run(QUIET, [])
+        self._quiet = self._store.outcome(QUIET)
+        self._check_the_counts()
+
+    def _check_the_counts(self) -> None:
+        """A fault that waits for more files than there are would never happen."""
+        broken = broken_laws(self._quiet, self._quiet)
+        if broken:
+            raise BrokenError(f"quiet: {broken[0]}")
+
+    def run(self, seed: int) -> Row:
+        """Run the schedule of a seed."""
+        faults = [fault for fault in schedule(seed) if fault.kind not in self.left_out]
+        root, started, attempts = f"seed-{seed}", time.monotonic(), []
+        say(f"seed {seed}: {len(faults)} faults")
+        try:
+            attempts = self._pipeline.run(root, faults)
+            broken = broken_laws(self._store.outcome(root), self._quiet)
+        except BrokenError as error:
+            broken = [str(error)]
+        row = Row(
+            seed,
+            [each.fault.kind for each in self._injector.fired],
+            [fault.kind for fault in self._injector.waiting],
+            max(0, len(attempts) - len(VERBS)),
+            time.monotonic() - started,
+            broken,
+        )
+        self._disk.clean()
+        if not broken:
+            self._store.remove(root)
+        for line in broken:
+            say(f"  BROKEN  {line}")
+        return row
+
+    def keep_logs(self) -> str:
+        """Keep the logs; says where."""
+        of_cluster = self._chaos.cluster.keep_logs()
+        return f"the logs of drivers are in {self._logs}, of the cluster in {of_cluster}"
+
+    def end(self) -> None:
+        """End the cluster."""
+        self._chaos.end()
+
+
+def say(line: str) -> None:
+    """A line, with the second it was said in."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+def table(rows: list[Row], left_out: dict[str, str]) -> str:
+    """The schedules, and the totals by kind, for people."""
+    lines = [f"{'seed':>6}  {'survived':<9}{'restarts':>9}{'seconds':>9}  faults"]
+    for row in rows:
+        missed = f" (found no place: {', '.join(row.missed)})" if row.missed else ""
+        lines.append(
+            f"{row.seed:>6}  {'NO' if row.broken else 'yes':<9}{row.restarts:>9}"
+            f"{row.seconds:>9.0f}  {', '.join(row.faults)}{missed}"
+        )
+    lines.append(f"\n{'kind':<12}{'injected':>9}{'survived':>9}")
+    injected = Counter(kind for row in rows for kind in row.faults)
+    survived = Counter(kind for row in rows if not row.broken for kind in row.faults)
+    for kind, meaning in KINDS.items():
+        why = f"; left out: {left_out[kind]}" if kind in left_out else ""
+        lines.append(f"{kind:<12}{injected[kind]:>9}{survived[kind]:>9}  {meaning}{why}")
+    restarts, seconds = sum(row.restarts for row in rows), sum(row.seconds for row in rows)
+    lines.append(f"{'all':<12}{injected.total():>9}{survived.total():>9}")
+    broken = sum(bool(row.broken) for row in rows)
+    lines.append(
+        f"{len(rows)} schedules, {broken} broken; {restarts} restarts of a driver; {seconds:.0f} s"
+    )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run schedules; 0 if all were survived."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--schedules", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the first; the others follow")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="facevae-chaos-"))
+    chaos, rows = None, []
+    try:
+        chaos = Chaos(folder)
+        for seed in range(options.seed, options.seed + options.schedules):
+            rows.append(chaos.run(seed))
+        print(table(rows, chaos.left_out))
+    except (StartError, BrokenError) as error:
+        print(f"chaos: {error}", file=sys.stderr)
+    finally:
+        is_good = len(rows) == options.schedules and not any(row.broken for row in rows)
+        if chaos is not None:
+            if not is_good:
+                print(chaos.keep_logs())
+            chaos.end()
+        if is_good:
+            shutil.rmtree(folder)
+    return 0 if is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
