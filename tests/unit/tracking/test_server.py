@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from facevae import storage
 from facevae.config import TrackingConfig
 from facevae.errors import UserError
 from facevae.tracking import Run, RunId, read_run_id, start_run
@@ -175,6 +176,44 @@ def test_artifacts_that_cannot_be_written_are_found_at_the_start(server, tmp_pat
     run = read_run_id(str(tmp_path))
     with start_run(config(server.uri), "test", str(tmp_path), {"a": 1}) as again:
         assert again.id == run  # the same run goes on
+
+
+@pytest.mark.parametrize("dies_when", ["the run is made", "the reply is lost"])
+def test_a_driver_that_dies_before_it_knows_its_run_leaves_no_second_one(
+    server, tmp_path, monkeypatch, dies_when
+):
+    class Killed(BaseException):
+        pass
+
+    write, create, times = storage.write_json, MlflowClient.create_run, []
+
+    def die_knowing(uri, value):
+        if "run_id" in value:
+            raise Killed
+        write(uri, value)
+
+    def lose_the_reply(self, *args, **settings):
+        times.append(create(self, *args, **settings))
+        raise ConnectionError("the reply is lost")
+
+    with monkeypatch.context() as patch:
+        if dies_when == "the run is made":
+            patch.setattr(storage, "write_json", die_knowing)
+            with pytest.raises(Killed):
+                begin(server.uri, tmp_path)
+        else:
+            patch.setattr(MlflowClient, "create_run", lose_the_reply)
+            with start_run(config(server.uri), "test", str(tmp_path), {"a": 1}):
+                pass
+            assert len(times) == 1
+    assert (read_run_id(str(tmp_path)) is None) == (dies_when == "the run is made")
+    with start_run(config(server.uri), "test", str(tmp_path), {"a": 1}) as run:
+        pass
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name("facevae").experiment_id
+    made = client.search_runs([experiment], f"tags.`facevae.output` = '{tmp_path}'")
+    assert [each.info.run_id for each in made] == [run.id.run_id]
+    assert made[0].info.status == "FINISHED"
 
 
 def test_a_run_that_was_deleted_is_not_written_to(server, tmp_path):
