@@ -1,13 +1,15 @@
 # setup: .venv with the locked versions     demo: from faces to a smile     test: all tests
 # check: what CI checks (format, lint, types, import layers, tests)
 # fuzz: FUZZ_INPUTS damaged files (50,000 in some minutes) through every reader, and a table of it
+# chaos: CHAOS_SCHEDULES schedules of kills and outages (20 in half an hour) over the whole pipeline on
+#   a rehearsal cluster, and a table of it; CHAOS_SEED=17 CHAOS_SCHEDULES=1 runs that of seed 17 again
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test check static fuzz clean
+.PHONY: setup demo test check static fuzz chaos clean
 
 setup: $(INSTALLED)
 
@@ -39,6 +41,13 @@ FUZZ_SEED ?= 0
 
 fuzz: $(INSTALLED)
 	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz.py --inputs $(FUZZ_INPUTS) --seed $(FUZZ_SEED)
+
+CHAOS_SCHEDULES ?= 20
+CHAOS_SEED ?= 0
+
+chaos: $(INSTALLED)
+	PYTHONPATH=.:cluster/rehearsal $(BIN)/python -m tests.chaos.chaos \
+	  --schedules $(CHAOS_SCHEDULES) --seed $(CHAOS_SEED)
 
 clean:
 	rm -rf $(VENV) runs

@@ -11,6 +11,7 @@ each seed, with the faults of that seed's schedule. `--seed S --schedules 1` run
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -62,13 +63,8 @@ class Chaos:
         say("quiet")
         self._pipeline.run(QUIET, [])
         self._quiet = self._store.outcome(QUIET)
-        self._check_the_counts()
-
-    def _check_the_counts(self) -> None:
-        """A fault that waits for more files than there are would never happen."""
-        broken = broken_laws(self._quiet, self._quiet)
-        if broken:
-            raise BrokenError(f"quiet: {broken[0]}")
+        for line in self._injector.too_few() + broken_laws(self._quiet, self._quiet):
+            raise BrokenError(f"{QUIET}: {line}")
 
     def run(self, seed: int) -> Row:
         """Run the schedule of a seed."""
@@ -142,6 +138,7 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the first; the others follow")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is ended
     folder = Path(tempfile.mkdtemp(prefix="facevae-chaos-"))
     chaos, rows = None, []
     try:

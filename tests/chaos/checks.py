@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pyarrow.parquet as pq
 
-from tests.chaos.pipeline import CHECKPOINT_EVERY, LOG_EVERY, STEPS
+from tests.chaos.schedule import CHECKPOINT_EVERY, LOG_EVERY, STEPS
 
 SAME_BYTES = re.compile(
     r"shards/(data|records)/.*|shards/quarantine\.csv|train/model/model\.safetensors"

@@ -62,9 +62,19 @@ class Injector:
         """From here on, this is the driver."""
         self._driver, self._attempt, self._over = driver, number, False
 
+    def too_few(self) -> list[str]:
+        """Files that were written less often than faults may wait for."""
+        return [
+            f"{verb}: {self._counts[verb, file, 'after']} of {count} {file} were written"
+            for verb, files in FILES.items()
+            for file, count in files.items()
+            if self._counts[verb, file, "after"] < count
+        ]
+
     def heal(self) -> None:
         """End every state that lasts, since the driver ended that was to get on with it."""
-        self._over = True
+        with self._lock:  # whatever ended the driver is on record now
+            self._over = True
         for healer in self._healers:
             healer.join()
         self._healers.clear()

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.chaos.faults import Injector
-from tests.chaos.schedule import VERBS, Fault, Verb
+from tests.chaos.schedule import CHECKPOINT_EVERY, LOG_EVERY, STEPS, VERBS, Fault, Verb
 
 REPOSITORY = Path(__file__).parents[2]
-FACES, STEPS, CHECKPOINT_EVERY, LOG_EVERY = 600, 40, 5, 2
 ATTEMPTS = 8
 """how often a command is given"""
 ATTEMPT_SECONDS = 240
 SETTINGS: dict[Verb, dict[str, object]] = {
     "shards": {
-        "drawn.count": FACES, "drawn.seed": 3, "sharding.image_size": 64,
-        "sharding.images_per_shard": 30, "sharding.tries": 50,
+        "drawn.count": 300, "drawn.seed": 3, "sharding.image_size": 64,
+        "sharding.images_per_shard": 25, "sharding.tries": 50,
     },
     "train": {
         "model.latent_size": 8, "loss.reconstruction": "pixel", "loss.beta": 1e-4,

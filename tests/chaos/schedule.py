@@ -12,42 +12,42 @@ Verb = Literal["shards", "train", "attributes"]
 VERBS: tuple[Verb, ...] = ("shards", "train", "attributes")
 Phase = Literal["before", "after"]
 
-SHARDS = {"train": 16, "val": 2, "test": 2}
-"""how many shards the pipeline makes at least"""
-CHECKPOINTS = 8
+STEPS, CHECKPOINT_EVERY, LOG_EVERY = 40, 5, 2
+"""of the training; checkpoints fall between two logged means"""
+SHARDS, CHECKPOINTS = 12, STEPS // CHECKPOINT_EVERY
+"""how many the pipeline writes at least"""
 
 FILES: dict[Verb, dict[str, int]] = {
     "shards": {
-        "run.json": 1,
-        "data/*.parquet": sum(SHARDS.values()),
-        "records/*.json": sum(SHARDS.values()),
+        "run.json": 2,
+        "data/*.parquet": SHARDS,
+        "records/*.json": SHARDS,
         "manifest.json": 1,
         "result.json": 1,
     },
     "train": {
-        "run.json": 1,
+        "run.json": 2,
         "checkpoints/*/model.safetensors": CHECKPOINTS,
         "checkpoints/*/training.json": CHECKPOINTS,
         "model/model.safetensors": 1,
         "result.json": 1,
     },
     "attributes": {
-        "run.json": 1,
-        "latents/*.parquet": sum(SHARDS.values()),
-        "statistics/*.npz": sum(SHARDS.values()),
+        "run.json": 2,
+        "latents/*.parquet": SHARDS,
+        "statistics/*.npz": SHARDS,
         "attribute_vectors.h5": 1,
         "result.json": 1,
     },
 }
 """the files that are counted, and how many of each a verb is sure to write"""
 
-EVERYWHERE = tuple((verb, file) for verb in VERBS for file in FILES[verb])
-SHARD_FILES = (("shards", "data/*.parquet"), ("shards", "records/*.json"))
-CHECKPOINT_FILES = (
-    ("train", "checkpoints/*/model.safetensors"),
-    ("train", "checkpoints/*/training.json"),
-)
-ENCODED_FILES = (("attributes", "latents/*.parquet"), ("attributes", "statistics/*.npz"))
+PARTS: dict[Verb, tuple[str, ...]] = {
+    "shards": ("data/*.parquet", "records/*.json"),
+    "train": ("checkpoints/*/model.safetensors", "checkpoints/*/training.json"),
+    "attributes": ("latents/*.parquet", "statistics/*.npz"),
+}
+"""the files that come one by one while the work is done"""
 
 KINDS = {
     "writer": "SIGKILL of a process that writes shards",
@@ -61,22 +61,25 @@ KINDS = {
     "s3-errors": "the S3 server answers 500 or 503",
     "disk": "the disk of temporary files is full",
 }
-PLACES = {
-    "writer": SHARD_FILES,
-    "worker": CHECKPOINT_FILES,
-    "actor": ENCODED_FILES,
-    "disk": (*SHARD_FILES, *CHECKPOINT_FILES, *ENCODED_FILES),
+VERBS_OF: dict[str, tuple[Verb, ...]] = {
+    "writer": ("shards",),
+    "worker": ("train",),
+    "actor": ("attributes",),
 }
-"""where a kind may strike; others may everywhere"""
+"""where a kind can strike; others can everywhere"""
+ONLY_AT_WORK = {"writer", "worker", "actor", "node", "disk"}
+"""kinds that mean nothing before and after the work"""
 AMOUNTS = {
     "node": (0, 1, 3),
     "mlflow": (0, 1, 5),
     "s3-pause": (1, 4, 12),
-    "s3-errors": (3, 12, 40),
+    "s3-errors": (3, 12, 60),
     "disk": (1, 2, 6),
 }
 """for how many more writes or requests a state lasts"""
 
+AT_WORK = 0.6
+"""the share of the others that strike at the work; the rest strikes anywhere"""
 FAULTS = 3
 """in a schedule"""
 ROUND = 4
@@ -121,7 +124,9 @@ def kinds(seed: int) -> list[str]:
 
 
 def _fault(kind: str, chance: random.Random) -> Fault:
-    verb, file = chance.choice(PLACES.get(kind, EVERYWHERE))
+    verb = chance.choice(VERBS_OF.get(kind, VERBS))
+    at_work = kind in ONLY_AT_WORK or chance.random() < AT_WORK
+    file = chance.choice(PARTS[verb] if at_work else [*FILES[verb]])
     return Fault(
         kind,
         verb,
