@@ -4,7 +4,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import h5py
@@ -43,6 +43,17 @@ class Outcome(NamedTuple):
 
     files: dict[str, bytes]
     runs: list[RunRecord]
+
+
+def completed(found: Outcome, quiet: Outcome, verbs: Sequence[str]) -> Outcome:
+    """What some verbs left, with what the quiet run's other verbs did."""
+    others = {name: content for name, content in quiet.files.items() if _verb(name) not in verbs}
+    runs = [run for run in quiet.runs if run.verb not in verbs]
+    return Outcome({**found.files, **others}, [*found.runs, *runs])
+
+
+def _verb(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def broken_laws(found: Outcome, quiet: Outcome) -> list[str]:

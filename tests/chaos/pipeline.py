@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ from tests.chaos.faults import Injector
 from tests.chaos.schedule import CHECKPOINT_EVERY, LOG_EVERY, STEPS, VERBS, Fault, Verb
 
 REPOSITORY = Path(__file__).parents[2]
+QUIET = "quiet"
+"""the folder of the run that nothing strikes"""
 ATTEMPTS = 8
 """how often a command is given"""
 ATTEMPT_SECONDS = 240
@@ -58,17 +60,19 @@ class Pipeline:
         self._environment, self._injector, self._logs = environment, injector, logs
         self._say = say
 
-    def run(self, root: str, faults: list[Fault]) -> list[Attempt]:
-        """Run all verbs to their ends.
+    def run(
+        self, root: str, faults: Sequence[Fault], verbs: Sequence[Verb] = VERBS
+    ) -> list[Attempt]:
+        """Run verbs to their ends; what others would have made is taken from the quiet run.
 
         Raises:
             BrokenError: one ended badly without a reason, too often, or not at all.
         """
         self._injector.begin(root, faults)
         attempts: list[Attempt] = []
-        for verb in VERBS:
+        for verb in verbs:
             for _ in range(ATTEMPTS):
-                attempts.append(self._attempt(root, verb, len(attempts) + 1))
+                attempts.append(self._attempt(root, verb, verbs, len(attempts) + 1))
                 if attempts[-1].code == 0:
                     break
                 if not any(each.attempt == len(attempts) for each in self._injector.fired):
@@ -77,12 +81,16 @@ class Pipeline:
                 raise BrokenError(f"{verb} did not succeed in {ATTEMPTS} attempts")
         return attempts
 
-    def _attempt(self, root: str, verb: Verb, number: int) -> Attempt:
+    def _attempt(self, root: str, verb: Verb, verbs: Sequence[Verb], number: int) -> Attempt:
         log = self._logs / f"{root}-{number}-{verb}.log"
         started = time.monotonic()
         with log.open("wb") as file:
             driver = subprocess.Popen(
-                _words(root, verb), env=self._environment, cwd=self._logs, stdout=file, stderr=file
+                _words(root, verb, verbs),
+                env=self._environment,
+                cwd=self._logs,
+                stdout=file,
+                stderr=file,
             )
             self._injector.attempt(driver, number)
             try:
@@ -100,13 +108,16 @@ class Pipeline:
         return Attempt(verb, code, seconds, last)
 
 
-def _words(root: str, verb: Verb) -> list[str]:
+def _words(root: str, verb: Verb, verbs: Sequence[Verb]) -> list[str]:
     """The command of a verb."""
-    folder = f"s3://facevae/{root}"
+
+    def place(of: Verb) -> str:
+        return f"s3://facevae/{root if of in verbs else QUIET}/{of}"
+
     settings = {
-        "output": f"{folder}/{verb}",
-        **({"shards": f"{folder}/shards"} if verb != "shards" else {}),
-        **({"model": f"{folder}/train"} if verb == "attributes" else {}),
+        "output": place(verb),
+        **({"shards": place("shards")} if verb != "shards" else {}),
+        **({"model": place("train")} if verb == "attributes" else {}),
         **SETTINGS[verb],
         "tracking.experiment": root,
         "tracking.system_metrics": "false",

@@ -5,6 +5,7 @@ is stored or just after; the writer waits for it.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -136,3 +137,9 @@ def _fault(kind: str, chance: random.Random) -> Fault:
         chance.choice(AMOUNTS.get(kind, (0,))),
         chance.randrange(100),
     )
+
+
+def struck(faults: Sequence[Fault]) -> tuple[Verb, ...]:
+    """The verbs from the first to the last that faults strike."""
+    places = [VERBS.index(fault.verb) for fault in faults]
+    return VERBS[min(places) : max(places) + 1]

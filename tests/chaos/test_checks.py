@@ -9,7 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.chaos.checks import LAST_CHECKPOINT, Outcome, RunRecord, broken_laws, short_means
+from tests.chaos.checks import (
+    LAST_CHECKPOINT,
+    Outcome,
+    RunRecord,
+    broken_laws,
+    completed,
+    short_means,
+)
 
 CHECKPOINT = LAST_CHECKPOINT.removesuffix("training.json")
 STEPS = range(2, 41, 2)
@@ -191,3 +198,13 @@ def test_a_checkpoint_out_of_turn_excuses_one_mean_and_no_other():
         points[step // 2 - 1] = (step, 3.0)
         found.runs[1] = found.runs[1]._replace(starts="1 8")
         assert (broken_laws(found, outcome()) == []) is is_excused
+
+
+def test_verbs_that_did_not_run_are_taken_from_the_quiet_run():
+    quiet = outcome()
+    attributes = {n: c for n, c in quiet.files.items() if n.startswith("attributes/")}
+    found = Outcome({**attributes, "attributes/more": b""}, runs()[2:])
+    assert broken_laws(found, quiet)
+    whole = completed(found, quiet, ["attributes"])
+    assert broken_laws(whole, quiet) == ["left over: attributes/more"]
+    assert broken_laws(completed(found, quiet, ["train", "attributes"]), quiet)
