@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 
 from facevae import storage
 from facevae.config import TrackingConfig
-from facevae.errors import UserError
+from facevae.errors import UnreachableError, UserError
 from facevae.tracking import Run, RunId, read_run_id, start_run
 from facevae.tracking import start as starting
 
@@ -287,6 +287,20 @@ def test_a_run_that_goes_on_logs_no_point_and_no_image_twice(server, tmp_path):
     assert points(client, run, "loss") == [(n, n) for n in (1, 2, 3)]
     assert points(client, run, "other") == [(n, n) for n in (1, 3)]
     assert len(client.list_artifacts(run.run_id, "images")) == 6
+
+
+def test_an_image_in_a_store_that_fails_for_a_moment_arrives(server, tmp_path):
+    answers = [None, UnreachableError("cannot reach s3://b/face.png: check the network")]
+
+    def load():
+        if error := answers.pop():
+            raise error
+        return np.zeros((4, 4, 3), np.uint8)
+
+    with start_run(config(server.uri), "test", str(tmp_path), {"a": 1}) as run:
+        run.image("late", 7, load)
+    assert answers == []
+    assert len([*server.artifacts.rglob("late+step+7+*")]) == 2
 
 
 def test_half_an_image_is_completed_under_its_name(server, tmp_path):
