@@ -21,12 +21,12 @@ from typing import NamedTuple
 
 from processes import StartError
 
-from tests.chaos.checks import broken_laws
+from tests.chaos.checks import broken_laws, completed
 from tests.chaos.cluster import ChaosCluster
 from tests.chaos.collect import Store
 from tests.chaos.faults import Injector
-from tests.chaos.pipeline import BrokenError, Pipeline, driver_environment
-from tests.chaos.schedule import KINDS, VERBS, schedule
+from tests.chaos.pipeline import QUIET, BrokenError, Pipeline, driver_environment
+from tests.chaos.schedule import KINDS, VERBS, schedule, struck
 
 
 class Row(NamedTuple):
@@ -45,18 +45,15 @@ class Row(NamedTuple):
 class Chaos:
     """Runs schedules on one cluster."""
 
-    def __init__(self, folder: Path) -> None:
-        """Start the cluster and run the pipeline in quiet."""
-        self._logs = folder / "logs"
-        self._logs.mkdir()
-        self._chaos = ChaosCluster(folder)
-        environment = self._chaos.cluster.environment
+    def __init__(self, cluster: ChaosCluster, logs: Path) -> None:
+        """Run the pipeline in quiet; the logs of its drivers go to a folder, which is made."""
+        logs.mkdir()
+        environment, self._disk = cluster.cluster.environment, cluster.disk
         os.environ.update({k: v for k, v in environment.items() if k.startswith("MLFLOW_")})
-        cluster, proxy, self._disk = self._chaos.cluster, self._chaos.proxy, self._chaos.disk
-        self._injector = Injector(cluster, proxy, self._disk, say)
-        drivers = driver_environment(environment, self._chaos.gcs)
-        self._pipeline = Pipeline(drivers, self._injector, self._logs, say)
-        self._store = Store(self._chaos.s3, environment)
+        self._injector = Injector(cluster.cluster, cluster.proxy, self._disk, say)
+        drivers = driver_environment(environment, cluster.gcs)
+        self._pipeline = Pipeline(drivers, self._injector, logs, say)
+        self._store = Store(cluster.s3, environment)
         self.left_out = {"disk": self._disk.reason} if self._disk.reason else {}
         say("quiet")
         self._pipeline.run(QUIET, [])
@@ -73,7 +70,7 @@ class Chaos:
         try:
             attempts = self._pipeline.run(root, faults, verbs)
             found = completed(self._store.outcome(root), self._quiet, verbs)
-            broken = broken_laws(found, self._quiet)
+            broken = self._injector.unhealed + broken_laws(found, self._quiet)
         except BrokenError as error:
             broken = [str(error)]
         row = Row(
@@ -90,15 +87,6 @@ class Chaos:
         for line in broken:
             say(f"  BROKEN  {line}")
         return row
-
-    def keep_logs(self) -> str:
-        """Keep the logs; says where."""
-        of_cluster = self._chaos.cluster.keep_logs()
-        return f"the logs of drivers are in {self._logs}, of the cluster in {of_cluster}"
-
-    def end(self) -> None:
-        """End the cluster."""
-        self._chaos.end()
 
 
 def say(line: str) -> None:
@@ -141,20 +129,22 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is ended
     folder = Path(tempfile.mkdtemp(prefix="facevae-chaos-"))
-    chaos, rows = None, []
+    cluster, rows = None, []
     try:
-        chaos = Chaos(folder)
+        cluster = ChaosCluster(folder)
+        chaos = Chaos(cluster, folder / "logs")
         for seed in range(options.seed, options.seed + options.schedules):
             rows.append(chaos.run(seed, options.brief))
-        print(table(rows, chaos.left_out))
+        print(table(rows, chaos.left_out), flush=True)
     except (StartError, BrokenError) as error:
         print(f"chaos: {error}", file=sys.stderr)
     finally:
         is_good = len(rows) == options.schedules and not any(row.broken for row in rows)
-        if chaos is not None:
+        if cluster is not None:
             if not is_good:
-                print(chaos.keep_logs())
-            chaos.end()
+                kept = cluster.cluster.keep_logs()
+                print(f"the logs of drivers are in {folder}/logs, of the cluster in {kept}")
+            cluster.end()
         if is_good:
             shutil.rmtree(folder)
     return 0 if is_good else 1

@@ -16,7 +16,7 @@ class Disk:
         """Mount it."""
         self.folder = folder
         folder.mkdir()
-        words = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m,mode=1777", "chaos", folder]
+        words = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m,mode=1777", "chaos", str(folder)]
         self.reason = ""
         try:
             done = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from typing import NamedTuple
 
 import psutil
-from processes import Cluster, kill, running
+from processes import Cluster, StartError, kill, running
 from services import BUCKET, start_again
 
 from tests.chaos.disk import Disk
@@ -54,11 +54,13 @@ class Injector:
         """Count the writes below a folder of the bucket, from none on."""
         self._root, self.waiting = f"/{BUCKET}/{root}/", [*faults]
         self.fired: list[Fired] = []
+        self.unhealed: list[str] = []
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._writes, self._over = 0, False
-        self._attempt, self._driver = 0, None
+        self._attempt = 0
+        self._driver: subprocess.Popen[bytes] | None = None
 
-    def attempt(self, driver: "subprocess.Popen[bytes]", number: int) -> None:
+    def attempt(self, driver: subprocess.Popen[bytes], number: int) -> None:
         """From here on, this is the driver."""
         self._driver, self._attempt, self._over = driver, number, False
 
@@ -88,9 +90,10 @@ class Injector:
         if phase == "after":
             self._writes += 1
         with self._lock:
-            for file in FILES.get(verb, ()):
-                if fnmatch(rest, file):
-                    self._counts[verb, file, phase] += 1
+            for counted, files in FILES.items():
+                for file in files:
+                    if counted == verb and fnmatch(rest, file):
+                        self._counts[verb, file, phase] += 1
             for fault in [each for each in self.waiting if self._is_due(each, verb, phase)]:
                 if self._strike(fault):
                     self.waiting.remove(fault)
@@ -177,7 +180,10 @@ class Injector:
             ends = time.monotonic() + LASTS_SECONDS
             while not (self._over or is_over() or time.monotonic() > ends):
                 time.sleep(0.02)
-            heal()
+            try:
+                heal()
+            except StartError as error:
+                self.unhealed.append(str(error))
 
         self._healers.append(threading.Thread(target=run, daemon=True))
         self._healers[-1].start()
