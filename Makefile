@@ -2,13 +2,17 @@
 # check: what CI checks (format, lint, types, import layers, tests)
 # fuzz: FUZZ_INPUTS damaged files (50,000 in some minutes) through every reader, and a table of it
 # killed-pass: the attribute pass over FACES (20,000) faces, an actor killed every KILL_EVERY seconds
+# bench: how fast it is here, as ratios measured side by side; BENCH="--rounds 3" adds options
+# image: installs the packages of the image in a fresh environment, and looks at them
+# chaos: CHAOS_SCHEDULES schedules of kills and outages (20 in half an hour) over the whole pipeline on
+#   a rehearsal cluster, and a table of it; CHAOS_SEED=17 CHAOS_SCHEDULES=1 runs that of seed 17 again
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test check static bench fuzz killed-pass clean
+.PHONY: setup demo test check static bench fuzz killed-pass chaos image clean
 
 setup: $(INSTALLED)
 
@@ -50,6 +54,16 @@ killed-pass: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/facevae benchmark --config configs/benchmark.yaml $(BENCH)
+
+CHAOS_SCHEDULES ?= 20
+CHAOS_SEED ?= 0
+
+chaos: $(INSTALLED)
+	PYTHONPATH=.:cluster/rehearsal $(BIN)/python -m tests.chaos.chaos \
+	  --schedules $(CHAOS_SCHEDULES) --seed $(CHAOS_SEED)
+
+image: $(INSTALLED)
+	$(BIN)/python -m pytest -m image
 
 clean:
 	rm -rf $(VENV) runs

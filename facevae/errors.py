@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake; everything else is ours and shows a traceback."""
+"""The exceptions for a user's mistakes; everything else is ours and shows a traceback."""
 
 import pickle
 import struct
@@ -16,6 +16,10 @@ class UserError(ValueError):
     def __init__(self, message: str) -> None:
         # What it quotes of a user's file may hold any of the characters that end a line.
         super().__init__(" ".join(message.splitlines()))
+
+
+class UnreachableError(UserError):
+    """A store does not answer, or not as it should; it may a moment later."""
 
 
 UNREADABLE = (

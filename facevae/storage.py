@@ -22,7 +22,7 @@ import psutil
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
-from facevae.errors import UserError
+from facevae.errors import UnreachableError, UserError
 
 WRITE_ERRORS = {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
@@ -382,7 +382,7 @@ def reaching(uri: str) -> Iterator[None]:
         if is_local(uri):
             raise
         # Each kind of store has exceptions of its own, and none but these come from there.
-        raise UserError(
+        raise UnreachableError(
             f"cannot reach {uri} ({_reason(error)}): check the address and the keys in the "
             "environment, and the network"
         ) from error

@@ -23,8 +23,20 @@ HEAD_ADDRESS = "127.0.0.2"
 OBJECT_STORE_BYTES = 500_000_000
 
 
-def up(cluster: Cluster, workers: int, cpus: int) -> None:
+def up(
+    cluster: Cluster,
+    workers: int,
+    cpus: int,
+    told: Callable[[dict[str, str]], dict[str, str]] = dict,
+) -> None:
     """Start everything, or say what is up already.
+
+    Args:
+        cluster: what is started.
+        workers: Ray worker nodes.
+        cpus: of each of them.
+        told: what clients and all parts but S3 have in their environment, made of what they would
+            have; S3 answers when it is called.
 
     Raises:
         StartError: something did not start; nothing of it is left then.
@@ -39,7 +51,7 @@ def up(cluster: Cluster, workers: int, cpus: int) -> None:
     cluster.end()
     cluster.begin(workers, client_environment())
     try:
-        _start_all(cluster, workers, cpus)
+        _start_all(cluster, workers, cpus, told)
     except BaseException:
         print(f"the logs are in {cluster.keep_logs()}", file=sys.stderr)
         cluster.end()
@@ -62,9 +74,15 @@ def client_environment() -> dict[str, str]:
     }
 
 
-def _start_all(cluster: Cluster, workers: int, cpus: int) -> None:
+def _start_all(
+    cluster: Cluster,
+    workers: int,
+    cpus: int,
+    told: Callable[[dict[str, str]], dict[str, str]],
+) -> None:
     with _step("S3"):
         _start_s3(cluster)
+    cluster.environment = told(cluster.environment)
     with _step("Postgres"):
         store = _start_postgres(cluster)
     with _step("Ray head"):  # MLflow takes as long to start; it does so beside

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import requests
 from mlflow.exceptions import MlflowException, RestException
 
-from facevae.errors import UserError
+from facevae.errors import UnreachableError, UserError
 
 ACCESS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 UNAUTHORISED, FORBIDDEN, SERVER_ERROR = 401, 403, 500
@@ -39,7 +39,7 @@ def judge(error: Exception) -> Failure:
     """
     text = " ".join(str(error).split())
     if isinstance(error, UserError):
-        return Failure(True, text)
+        return Failure(not isinstance(error, UnreachableError), text)
     status = _status(error)
     if status == UNAUTHORISED:
         return _unauthorised()

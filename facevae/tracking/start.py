@@ -6,6 +6,7 @@ Tags link a run to those whose results it used.
 import contextlib
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -36,6 +37,8 @@ VECTORS_RUN_TAG = "facevae.attributes_run"
 OUTPUT_TAG = "facevae.output"
 SUBMISSION_TAG = "facevae.submission_id"
 NODES_TAG = "facevae.nodes"
+KEY_TAG = "facevae.key"
+"""tells which run an output folder's driver made"""
 RUN_FILE = "run.json"
 
 
@@ -114,7 +117,10 @@ def _open(
         if known.get("uri") == uri:
             found = ask(lambda: _find(client, known["run_id"], run_file))
         else:
-            found = ask(lambda: _create(client, uri, config, verb, tags))
+            key = known.get("key") or uuid.uuid4().hex
+            # Written first: a driver that dies before it can write which run it made is found out.
+            storage.write_json(run_file, {**known, "key": key})
+            found = ask(lambda: _create(client, uri, config, verb, {**tags, KEY_TAG: key}))
             storage.write_json(run_file, RunId(uri, found.run_id)._asdict())
         ask(lambda: _begin(client, found.run_id, tags))
         ask(lambda: _write_artifact(client, found.run_id, settings))
@@ -177,6 +183,7 @@ def _find(client: MlflowClient, run_id: str, run_file: str) -> _Found:
 def _create(
     client: MlflowClient, uri: str, config: TrackingConfig, verb: str, tags: dict[str, str]
 ) -> _Found:
+    """A new run, or the one that was made with this key before anyone came to know of it."""
     experiment = client.get_experiment_by_name(config.experiment)
     if experiment is None:
         try:
@@ -187,6 +194,9 @@ def _create(
                 raise
     if experiment is not None:
         experiment_id = experiment.experiment_id
+        made = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{tags[KEY_TAG]}'")
+        if made:
+            return _Found(made[0].info.run_id, made[0].info.start_time / 1000, False)
     name = config.run_name or verb
     info = client.create_run(experiment_id, run_name=name, tags=tags).info
     return _Found(info.run_id, info.start_time / 1000, True)
@@ -210,7 +220,8 @@ def _write_artifact(client: MlflowClient, run_id: str, settings: Mapping[str, An
 def read_run_id(folder: str) -> RunId | None:
     """The run that a verb's output folder belongs to; none if it names none."""
     uri = storage.join(folder, RUN_FILE)
-    return RunId(**storage.read_json(uri)) if storage.exists(uri) else None
+    known = storage.read_json(uri) if storage.exists(uri) else {}
+    return RunId(known["uri"], known["run_id"]) if "run_id" in known else None
 
 
 def _artifact_root(uri: str) -> str | None:

@@ -12,7 +12,7 @@ from facevae.attributes.vector_file import read_rows, read_vectors, write_hdf5
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
 from facevae.data import shards
 from facevae.data.shards import ShardRows, read_shard, write_shard
-from facevae.errors import UserError
+from facevae.errors import UnreachableError, UserError
 
 
 @pytest.mark.parametrize("kind", [storage.atomic_file, storage.atomic_folder])
@@ -138,7 +138,9 @@ def test_a_store_that_cannot_be_reached_is_one_line(s3, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     for act in (storage.exists, storage.make_folder):
-        with pytest.raises(UserError, match=r"cannot reach s3://.*check the address") as failed:
+        with pytest.raises(
+            UnreachableError, match=r"cannot reach s3://.*check the address"
+        ) as failed:
             act(f"{s3}/file")
         assert "\n" not in str(failed.value)
 

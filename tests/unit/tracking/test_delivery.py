@@ -8,7 +8,7 @@ import requests
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND, UNAUTHENTICATED
 
-from facevae.errors import UserError
+from facevae.errors import UnreachableError, UserError
 from facevae.tracking.delivery import AT_ONCE, Delivery, UndeliveredError
 from facevae.tracking.failures import judge
 
@@ -227,6 +227,8 @@ LOST_DATABASE = RestException(
          "no run"),
         (MlflowException("Failed to read the model"), True, "Failed to read"),
         (KeyError("ours"), True, "KeyError"),
+        (UserError("no such file: a.png"), True, "no such file"),
+        (UnreachableError("cannot reach s3://b/a.png"), False, "cannot reach s3://b/a.png"),
     ],
 )  # fmt: skip
 def test_what_may_pass_is_told_from_what_never_will(error, is_final, reason):

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from facevae import storage
 from facevae.config import TrackingConfig
-from facevae.errors import UserError
+from facevae.errors import UnreachableError, UserError
 from facevae.tracking import Run, RunId, read_run_id, start_run
 from facevae.tracking import start as starting
 
@@ -177,6 +178,44 @@ def test_artifacts_that_cannot_be_written_are_found_at_the_start(server, tmp_pat
         assert again.id == run  # the same run goes on
 
 
+@pytest.mark.parametrize("dies_when", ["the run is made", "the reply is lost"])
+def test_a_driver_that_dies_before_it_knows_its_run_leaves_no_second_one(
+    server, tmp_path, monkeypatch, dies_when
+):
+    class Killed(BaseException):
+        pass
+
+    write, create, times = storage.write_json, MlflowClient.create_run, []
+
+    def die_knowing(uri, value):
+        if "run_id" in value:
+            raise Killed
+        write(uri, value)
+
+    def lose_the_reply(self, *args, **settings):
+        times.append(create(self, *args, **settings))
+        raise ConnectionError("the reply is lost")
+
+    with monkeypatch.context() as patch:
+        if dies_when == "the run is made":
+            patch.setattr(storage, "write_json", die_knowing)
+            with pytest.raises(Killed):
+                begin(server.uri, tmp_path)
+        else:
+            patch.setattr(MlflowClient, "create_run", lose_the_reply)
+            with start_run(config(server.uri), "test", str(tmp_path), {"a": 1}):
+                pass
+            assert len(times) == 1
+    assert (read_run_id(str(tmp_path)) is None) == (dies_when == "the run is made")
+    with start_run(config(server.uri), "test", str(tmp_path), {"a": 1}) as run:
+        pass
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name("facevae").experiment_id
+    made = client.search_runs([experiment], f"tags.`facevae.output` = '{tmp_path}'")
+    assert [each.info.run_id for each in made] == [run.id.run_id]
+    assert made[0].info.status == "FINISHED"
+
+
 def test_a_run_that_was_deleted_is_not_written_to(server, tmp_path):
     with start_run(config(server.uri), "test", str(tmp_path), {"a": 1}) as run:
         pass
@@ -248,6 +287,20 @@ def test_a_run_that_goes_on_logs_no_point_and_no_image_twice(server, tmp_path):
     assert points(client, run, "loss") == [(n, n) for n in (1, 2, 3)]
     assert points(client, run, "other") == [(n, n) for n in (1, 3)]
     assert len(client.list_artifacts(run.run_id, "images")) == 6
+
+
+def test_an_image_in_a_store_that_fails_for_a_moment_arrives(server, tmp_path):
+    answers = [None, UnreachableError("cannot reach s3://b/face.png: check the network")]
+
+    def load():
+        if error := answers.pop():
+            raise error
+        return np.zeros((4, 4, 3), np.uint8)
+
+    with start_run(config(server.uri), "test", str(tmp_path), {"a": 1}) as run:
+        run.image("late", 7, load)
+    assert answers == []
+    assert len([*server.artifacts.rglob("late+step+7+*")]) == 2
 
 
 def test_half_an_image_is_completed_under_its_name(server, tmp_path):
