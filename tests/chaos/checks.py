@@ -23,7 +23,8 @@ SAME_BYTES = re.compile(
 CHECKPOINT = re.compile(r"train/checkpoints/(step_\d+)/(.*)")
 CHECKPOINTS_KEPT = 3 + 1
 """the newest, and the best"""
-RATE = "images_per_second"
+TIMES = ("images_per_second", "waiting_for_data")
+"""what no two runs share"""
 LAST_CHECKPOINT = f"train/checkpoints/step_{STEPS:07d}/training.json"
 
 
@@ -143,7 +144,7 @@ def _points(history: list[dict[str, float]], short: set[int]) -> list[tuple[int,
 
 
 def _is_exact(key: str, step: int, short: set[int]) -> bool:
-    return not key.endswith(RATE) and not (key.startswith("train/") and step in short)
+    return not key.endswith(TIMES) and not (key.startswith("train/") and step in short)
 
 
 def _often(points: list[tuple[int, str, float]]) -> Any:

@@ -1,7 +1,7 @@
 """A pass whose actors and driver are killed leaves what a quiet one leaves, bit for bit.
 
-`make killed-pass` runs it over 20,000 faces, with an actor killed every three seconds. The suite has
-the same law, for all verbs and more kinds of death, in `tests/chaos`.
+`make killed-pass` runs it over 20,000 faces, with an actor killed every three seconds. The suite
+has the same law, for all verbs and more kinds of death, in `tests/chaos`.
 """
 
 import hashlib
