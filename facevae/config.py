@@ -4,6 +4,7 @@ One model per concern, composed into one model per verb (`ShardsConfig` ... `Qui
 Names carry scope and unit: `global_batch_size`, `warmup_steps`.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,6 +14,8 @@ Split = Literal["train", "val", "test"]
 HELD_OUT_SPLITS: tuple[Split, ...] = ("val", "test")
 LabelEncoding = Literal["auto", "signed", "binary"]
 CropBox = tuple[int, int, int, int]
+PRETRAINED = ("vggface2", "casia-webface")
+"""names of weights that facenet-pytorch downloads"""
 Case = Literal["training", "attributes", "sharding", "resume"]
 BenchmarkLoss = Literal["facenet", "onet"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -95,6 +98,13 @@ class LossConfig(Frozen):
         description="weight of the reconstruction error, in the original's scale (which sums over "
         "its batch of 128)",
     )
+
+    @property
+    def own_weights(self) -> Path | None:
+        """The user's own weight file; none: the loss needs no weights, or pretrained ones."""
+        if self.reconstruction == "pixel" or self.network == "mtcnn_onet":
+            return None
+        return None if self.weights in PRETRAINED else Path(self.weights).expanduser().absolute()
 
     @model_validator(mode="after")
     def _one_weight_per_layer(self) -> "LossConfig":

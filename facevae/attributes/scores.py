@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jaxtyping import Float64, Int8
-from sklearn.metrics import roc_auc_score
 
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
 
@@ -41,8 +40,13 @@ def auc_mean(auc: Mapping[str, float]) -> float:
 
 
 def _auc(projection: Float64[np.ndarray, " n"], label: Int8[np.ndarray, " n"]) -> float:
-    """The area for one attribute; NaN where one class has no image."""
-    present = label != 0
-    if np.unique(label[present]).size < 2:
+    """The area for one attribute, ties counting half; NaN where one class has no image.
+
+    The Mann-Whitney statistic over the number of pairs. scikit-learn's needs more memory for its
+    import than for the work.
+    """
+    positive, negative = projection[label > 0], np.sort(projection[label < 0])
+    if not len(positive) or not len(negative):
         return float("nan")
-    return float(roc_auc_score(label[present] > 0, projection[present]))
+    below, up_to = (np.searchsorted(negative, positive, side).sum() for side in ("left", "right"))
+    return float(below + up_to) / (2 * len(positive) * len(negative))

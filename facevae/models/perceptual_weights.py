@@ -37,7 +37,7 @@ def weights_file(config: LossConfig) -> Path:
     """
     if config.network == "mtcnn_onet":
         return Path(facenet_pytorch.__file__).parent / "data" / "onet.pt"
-    path = own_weights_file(config)
+    path = config.own_weights
     if path is None:
         name = Path(urllib.parse.urlparse(_PRETRAINED[config.weights]).path).name
         return Path(get_torch_home()) / "checkpoints" / name
@@ -50,13 +50,6 @@ def weights_file(config: LossConfig) -> Path:
         f"loss.weights: expected {', '.join(_PRETRAINED)} or a state-dict file "
         f"({', '.join(_SUFFIXES)}), found {config.weights!r}: {found}{hint}"
     )
-
-
-def own_weights_file(config: LossConfig) -> Path | None:
-    """The user's own weight file; none: the loss needs no weights, or pretrained ones."""
-    if config.reconstruction == "pixel" or config.network == "mtcnn_onet":
-        return None
-    return None if config.weights in _PRETRAINED else Path(config.weights).expanduser().absolute()
 
 
 def fetch_weights(config: LossConfig) -> Path:

@@ -6,7 +6,6 @@ from pathlib import Path
 from facevae import storage
 from facevae.config import AttributesConfig, ShardsConfig, TrainConfig
 from facevae.errors import UserError
-from facevae.models.perceptual_weights import own_weights_file
 from facevae.tracking import store_uri
 
 UPLOADS = "working_dir_files"
@@ -20,8 +19,7 @@ def places_of(config: ShardsConfig | TrainConfig | AttributesConfig) -> dict[str
         place = getattr(config, name, None)
         places[f"--{name}"] = storage.absolute(place) if place else None
     if isinstance(config, TrainConfig):
-        weights = own_weights_file(config.loss)
-        places["--loss.weights"] = str(weights) if weights else None
+        places["--loss.weights"] = str(config.loss.own_weights) if config.loss.own_weights else None
         places["--tracking.uri"] = _sqlite_file(store_uri(config.tracking, config.output))
     return places
 

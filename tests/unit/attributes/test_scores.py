@@ -69,3 +69,16 @@ def test_no_images_give_nan():
     auc = held_out_auc([], _vectors(*_world(100, 0)))
     assert np.isnan(list(auc.values())).all()
     assert np.isnan(auc_mean(auc))
+
+
+def test_ties_count_half_as_in_scikit_learn():
+    random = np.random.default_rng(0)
+    latents = random.integers(0, 4, (200, 6)).astype(float)
+    labels = random.choice(np.array([-1, 0, 1], np.int8), (200, 2))
+    vectors = _vectors(latents, labels)
+    vectors.vectors[:] = np.eye(2, 6)
+    found = held_out_auc(_batches(latents, labels), vectors)
+    for number, name in enumerate(NAMES):
+        used = labels[:, number] != 0
+        expected = roc_auc_score(labels[used, number], latents[used, number])
+        assert found[name] == pytest.approx(expected, abs=1e-12)

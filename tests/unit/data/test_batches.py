@@ -130,3 +130,11 @@ def test_spread_images_are_the_same_every_time_and_cover_the_split(folder):
     for count, rows in ((1, [0]), (4, [0, 113, 226, 339]), (1000, range(340))):
         expected = decode_jpegs([stored[i] for i in rows])
         np.testing.assert_array_equal(spread_images(uri, manifest, "train", count), expected)
+
+
+def test_an_epoch_takes_few_tasks():
+    """At most one for each 2,048 images, and one more: counts that no clock disturbs."""
+    groups = tuple(RowGroup(f"s{i}", 0, 256 * i, 256) for i in range(800))
+    order = EpochPlan(groups, 0)
+    assert len(list(order.spans(0, order.rows))) == order.rows / 2048
+    assert len(list(order.spans(100, order.rows // 2))) <= order.rows / 4096 + 1
