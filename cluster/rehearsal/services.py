@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 import psycopg
 import requests
-from processes import Cluster, StartError, identity, running
+from processes import Cluster, Part, StartError, identity, running
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUCKET = "facevae"
@@ -113,8 +113,17 @@ def start_again(cluster: Cluster, name: str) -> None:
     if running(part) is not None:
         raise StartError(f"{name} is running")
     with _step(name):
-        cluster.start(name, part.command, part.environment, part.user)
-        cluster.wait(name, _answers(cluster, name))
+        start_part(cluster, part)
+
+
+def start_part(cluster: Cluster, part: Part) -> None:
+    """Start a part that does not run as it was started before, and wait for it.
+
+    Raises:
+        StartError: it does not start.
+    """
+    cluster.start(part.name, part.command, part.environment, part.user)
+    cluster.wait(part.name, _answers(cluster, part.name))
 
 
 def _answers(cluster: Cluster, name: str) -> Callable[[], bool]:

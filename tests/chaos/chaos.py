@@ -135,10 +135,11 @@ def main() -> int:
         chaos = Chaos(cluster, folder / "logs")
         for seed in range(options.seed, options.seed + options.schedules):
             rows.append(chaos.run(seed, options.brief))
-        print(table(rows, chaos.left_out), flush=True)
     except (StartError, BrokenError) as error:
         print(f"chaos: {error}", file=sys.stderr)
     finally:
+        if rows:
+            print(table(rows, chaos.left_out), flush=True)
         is_good = len(rows) == options.schedules and not any(row.broken for row in rows)
         if cluster is not None:
             if not is_good:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import psutil
 from processes import Cluster, StartError, kill, running
-from services import BUCKET, start_again
+from services import BUCKET, start_part
 
 from tests.chaos.disk import Disk
 from tests.chaos.proxy import Proxy
@@ -119,11 +119,11 @@ class Injector:
                 self._kill_part("mlflow", fault.amount)
             case "disk":
                 self._disk.fill()
-                self._heal_when(self._has_written(fault.amount), self._disk.free)
+                self._heal_when(self._has_asked(fault.amount), self._disk.free)
             case "s3-pause":
-                process, last = self._process("s3"), self._proxy.requests + fault.amount
+                process = self._process("s3")
                 process.suspend()
-                self._heal_when(lambda: self._proxy.requests >= last, process.resume)
+                self._heal_when(self._has_asked(fault.amount), process.resume)
             case "s3-errors":
                 self._proxy.fail(fault.amount, (500, 503)[fault.choice % 2])
                 self._heal_when(lambda: not self._proxy.errors_left, lambda: self._proxy.fail(0))
@@ -165,13 +165,18 @@ class Injector:
         def start() -> None:
             with self._starting:
                 if running(self._cluster.part(name)) is None:
-                    start_again(self._cluster, name)
+                    start_part(self._cluster, self._cluster.part(name))
+                    self._say(f"  {name} is back")
 
         self._heal_when(self._has_written(writes), start)
 
     def _has_written(self, count: int) -> Callable[[], bool]:
         last = self._writes + count
         return lambda: self._writes >= last
+
+    def _has_asked(self, count: int) -> Callable[[], bool]:
+        last = self._proxy.requests + count
+        return lambda: self._proxy.requests >= last
 
     def _heal_when(self, is_over: Callable[[], bool], heal: Callable[[], None]) -> None:
         """Heal in the background."""

@@ -16,7 +16,7 @@ QUIET = "quiet"
 """the folder of the run that nothing strikes"""
 ATTEMPTS = 8
 """how often a command is given"""
-ATTEMPT_SECONDS = 240
+ATTEMPT_SECONDS = 400
 SETTINGS: dict[Verb, dict[str, object]] = {
     "shards": {
         "drawn.count": 300, "drawn.seed": 3, "sharding.image_size": 64,

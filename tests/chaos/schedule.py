@@ -75,7 +75,7 @@ AMOUNTS = {
     "mlflow": (0, 1, 5),
     "s3-pause": (1, 4, 12),
     "s3-errors": (3, 12, 60),
-    "disk": (1, 2, 6),
+    "disk": (20, 60, 150),
 }
 """for how many more writes or requests a state lasts"""
 
@@ -97,12 +97,13 @@ class Fault:
     number: int
     phase: Phase
     amount: int = 0
-    """writes (node, mlflow, disk) or requests (S3) after which it is over"""
+    """writes (node, mlflow) or requests to S3 (others) after which it is over"""
     choice: int = 0
     """which of several: nodes, processes, 500 or 503"""
 
     def __str__(self) -> str:
-        lasts = f", for {self.amount} {'requests' if 's3' in self.kind else 'writes'} or so"
+        of = "writes" if self.kind in ("node", "mlflow") else "requests"
+        lasts = f", for {self.amount} {of} or so"
         what = KINDS[self.kind] + (lasts if self.kind in AMOUNTS else "")
         return f"{self.verb}: {self.phase} {self.file} number {self.number}: {what}"
 
