@@ -119,8 +119,8 @@ def read_vectors(uri: str | Path) -> AttributeVectors:
             negative_count=negative,
             standard_errors=errors,
             valid=valid,
-            method=str(file.attrs.get("method", "mean_difference")),
-            **{digest: str(file.attrs.get(digest, "")) for digest in _DIGESTS},
+            method=_word(file, "method", "mean_difference"),
+            **{digest: _word(file, digest, "") for digest in _DIGESTS},
         )
 
 
@@ -229,11 +229,10 @@ def _hdf5_to_write(path: Path) -> Iterator[tuple[_WriteErrorsLater, h5py.File]]:
 def _opened(uri: str | Path) -> Iterator[h5py.File]:
     """The file, open, holding at least the original's four data sets in matching shapes."""
     try:
-        with open_to_read(str(uri), BLOCK_BYTES) as opened:
-            check_global_heaps(opened)
-            with h5py.File(opened, "r") as file:
-                _check_layout(uri, file)
-                yield file
+        with open_to_read(str(uri), BLOCK_BYTES) as opened, h5py.File(opened, "r") as file:
+            check_global_heaps(file, opened)
+            _check_layout(uri, file)
+            yield file
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(
             f"no attribute vectors at {uri}; compute them first, or correct the path"
@@ -309,12 +308,18 @@ def _wrong_count(uri: str | Path, expected: int, found: str) -> UserError:
 
 def _write_vectors(file: h5py.File, vectors: AttributeVectors) -> None:
     for name in ("method", *_DIGESTS):
-        file.attrs[name] = getattr(vectors, name)
+        # Of fixed length: a text in a heap could be anywhere in the file, see `global_heaps`.
+        file.attrs[name] = np.bytes_(getattr(vectors, name))
     file.attrs["format_version"] = FORMAT_VERSION
     file.create_dataset("fields", data=list(vectors.names), dtype=h5py.string_dtype())
     file.create_dataset("attribute_vectors", data=vectors.vectors)
     for name in ("positive_count", "negative_count", "standard_errors", "valid"):
         file.create_dataset(name, data=getattr(vectors, name))
+
+
+def _word(file: h5py.File, name: str, default: str) -> str:
+    value = file.attrs.get(name, default)
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _strings(dataset: h5py.Dataset) -> list[str]:
