@@ -160,7 +160,8 @@ class Injector:
         return process
 
     def _kill_part(self, name: str, writes: int) -> None:
-        kill(self._cluster.part(name))
+        with self._starting:  # one that is being started is killed when it has
+            kill(self._cluster.part(name))
 
         def start() -> None:
             with self._starting:
