@@ -108,7 +108,7 @@ def test_every_image_is_there_once_with_its_name(vectors, shards):
         assert file["latent_vars"].shape == (600, 12)
         assert file["attributes"].shape == (600, 40)
         assert file["attribute_vectors"].shape == (40, 12)
-        assert file.attrs["shards_digest"] == read_manifest(str(shards)).digest
+        assert file.attrs["shards_digest"].decode() == read_manifest(str(shards)).digest
     assert ids == [f"{i:06d}.jpg" for i in range(1, 601)]
 
 
