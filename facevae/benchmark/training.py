@@ -121,7 +121,8 @@ class _AsShipped(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """The features of the layers asked for."""
         size = (self._size, self._size)
-        maps = F.interpolate(images, size, mode="bilinear", align_corners=False)
+        # Our VAE draws in channels_last; a straight port has nothing of that.
+        maps = F.interpolate(images.contiguous(), size, mode="bilinear", align_corners=False)
         maps, features = (maps - 127.5) / 128, []
         for stage in self._stages:
             maps = self._network.get_submodule(stage.name)(maps)
