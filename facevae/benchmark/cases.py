@@ -19,6 +19,7 @@ from facevae.benchmark.command import Moment, Watched
 from facevae.benchmark.encoding import Images
 from facevae.benchmark.samples import in_turn, ratios
 from facevae.benchmark.sharding import Faces
+from facevae.benchmark.tasks import in_fresh_process
 from facevae.benchmark.training import Steps
 from facevae.config import AttributesConfig, EncodingConfig, ModelName, TrainConfig
 from facevae.data.shards import read_manifest
@@ -53,13 +54,18 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
         ours[workers].append((mine, bench.run("train", mine)))
         return statistics.median(_logged(mine, "train/images_per_second"))
 
-    names = ("unoptimised", "ceiling", "bare_loop")
-    alone = (training.unoptimised, training.ceiling, training.bare_loop)
+    gpus = plan.resources().get("GPU", 0.0)
+
+    def alone(function: Callable[[Steps], float]) -> Callable[[], float]:
+        return in_fresh_process(function, steps, plan.cpus, gpus, plan.worker_labels)
+
     measures: dict[str, Callable[[], float]] = {
-        name: partial(training.as_task(function, plan), steps)
-        for name, function in zip(names, alone, strict=True)
+        "unoptimised": alone(training.unoptimised),
+        "ceiling": alone(training.ceiling),
+        "bare_loop": alone(training.bare_loop),
+        "ours": partial(through_ray, 1),
+        "ours_two_workers": partial(through_ray, 2),
     }
-    measures |= {"ours": partial(through_ray, 1), "ours_two_workers": partial(through_ray, 2)}
     rates = in_turn(measures, bench.config.rounds, say)
     watched = [each for _, each in ours[1]]
     return {
@@ -86,7 +92,7 @@ def attributes_case(bench: Bench) -> Measured:
     model = _trained(bench)
     settings = EncodingConfig()
     plan = plan_encoders(settings, runtime.nodes())
-    cpus = max(int(node.cpus) for node in runtime.nodes() if node.is_here)
+    cpus = _cpus()
     names = [shard.name for shard in read_manifest(shards[many]).shards[:BARE_SHARDS]]
     images = Images(shards[many], names, str(Path(model) / "model"), settings, cpus, plan.use_gpu)
     passes: dict[int, list[Watched]] = {many: [], few: []}
@@ -102,15 +108,16 @@ def attributes_case(bench: Bench) -> Measured:
         passes[faces].append(bench.run("attributes", config))
         return _steady_rate(passes[faces][-1], "encode", plan.actors)
 
+    def alone(function: Callable[[Images], float]) -> Callable[[], float]:
+        return in_fresh_process(function, images, cpus, float(plan.use_gpu))
+
     measures: dict[str, Callable[[], float]] = {
-        name: partial(encoding.as_task(function, cpus), images)
-        for name, function in (
-            ("decoding", encoding.decoding),
-            ("encoding", encoding.encoding),
-            ("bare_loop", encoding.bare_loop),
-        )
+        "decoding": alone(encoding.decoding),
+        "encoding": alone(encoding.encoding),
+        "bare_loop": alone(encoding.bare_loop),
+        "ours": partial(through_ray, many),
+        "ours_few": partial(through_ray, few),
     }
-    measures |= {"ours": partial(through_ray, many), "ours_few": partial(through_ray, few)}
     rates = in_turn(measures, bench.config.rounds, say)
     ceiling = [min(both) for both in zip(rates["decoding"], rates["encoding"], strict=True)]
     seconds = {faces: [faces / rate for rate in rates[name]]
@@ -132,7 +139,7 @@ def attributes_case(bench: Bench) -> Measured:
 def sharding_case(bench: Bench) -> Measured:
     """Drawn faces to shards: bare drawing and storing, a process a core, and Ray."""
     plan = {"images_per_shard": 128}  # so that there are many tasks
-    size, cpus = bench.config.image_size, max(int(node.cpus) for node in runtime.nodes())
+    size, cpus = bench.config.image_size, _cpus()
     faces = Faces(bench.shards_config("", SHARDING_FACES, size, **plan), cpus)
     watched: list[Watched] = []
 
@@ -142,8 +149,8 @@ def sharding_case(bench: Bench) -> Measured:
         return _steady_rate(watched[-1], "shards", cpus)
 
     measures: dict[str, Callable[[], float]] = {
-        "ceiling": partial(sharding.measure, sharding.ceiling, faces, cpus),
-        "bare_loop": partial(sharding.measure, sharding.bare_loop, faces, cpus),
+        "ceiling": in_fresh_process(sharding.ceiling, faces, cpus),
+        "bare_loop": in_fresh_process(sharding.bare_loop, faces, cpus),
         "ours": through_ray,
     }
     rates = in_turn(measures, bench.config.rounds, say)
@@ -233,6 +240,11 @@ def _lose_the_driver(bench: Bench, shards: str, loss: Mapping[str, object]) -> f
     bench.run("train", config, kill)
     moments = bench.run("train", config).of("train")
     return next(each.seconds for each in moments if each.step.done > half)
+
+
+def _cpus() -> int:
+    """The CPUs of the largest node that is here."""
+    return max(int(node.cpus) for node in runtime.nodes() if node.is_here)
 
 
 def _training_worker() -> psutil.Process:

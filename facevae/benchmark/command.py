@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -78,7 +79,7 @@ def run_command(
                     at(moments[-1], psutil.Process(process.pid))
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode > 0:
+    if process.returncode != 0 and not (at and process.returncode == -signal.SIGKILL):
         said = " / ".join(lines[-3:])
         raise UserError(f"facevae {words[0]} failed while it was measured: {said}")
     after = store_use()

@@ -1,6 +1,6 @@
 """Decoding and encoding without Ray, with threads, on the CPUs of one machine.
 
-Each function is a Ray task in a process of its own; it returns images a second.
+Each public function returns images a second, and is run in a process of its own.
 """
 
 import time
@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ray
 import torch
 
 from facevae.attributes.latents import Posteriors, encode_pixels
@@ -35,17 +34,6 @@ class Images(NamedTuple):
     config: EncodingConfig
     threads: int
     use_gpu: bool
-
-
-def as_task(function: Callable[[Images], float], cpus: float) -> Callable[[Images], float]:
-    """The function as a Ray task in a fresh process."""
-
-    def run(images: Images) -> float:
-        task = ray.remote(max_calls=1)(function)
-        options = task.options(num_cpus=cpus, num_gpus=1 if images.use_gpu else 0)
-        return float(ray.get(options.remote(images)))
-
-    return run
 
 
 def decoding(images: Images) -> float:

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-GRADIENT_BYTES = {"dfc_vae": 9.2e6, "dfc_vae_resnet": 28.3e6, "dfc_vae_large": 20.9e6}
+GRADIENT_BYTES = {"dfc_vae": 9.2e6, "dfc_vae_resnet": 28.3e6, "dfc_vae_large": 20.9e6,
+                  "dfc_vae_large_v2": 20.9e6}  # fmt: skip
 """4 bytes for each trained parameter at latent size 100"""
 
 
@@ -124,11 +125,15 @@ def main(arguments: list[str] | None = None) -> int:
             dollars=options.dollars,
         )
         start = measured[f"training/{options.case}/seconds_to_first_step"]
-    except (OSError, ValueError, KeyError) as error:
-        print(f"{options.result} is not a benchmark's result.json ({error!r})", file=sys.stderr)
+        gradients = GRADIENT_BYTES[options.case.partition("/")[0]]
+    except KeyError as error:
+        print(f"{options.result} has no {error}: run that case of the benchmark", file=sys.stderr)
+        return 2
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        print(f"{options.result} is no result.json of a benchmark ({reason})", file=sys.stderr)
         return 2
     network = Network(options.between, options.store)
-    gradients = GRADIENT_BYTES[options.case.partition("/")[0]]
     print("| workers | job | images/s | hours | dollars | waits for |")
     print("| ---: | --- | ---: | ---: | ---: | --- |")
     for workers in options.workers:
@@ -167,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dollars", type=float, default=0.0, help="price of an hour of a worker with its cores")
     add("--between", type=float, default=1.25e9, help="bytes a second between machines")
     add("--store", type=float, default=5e8, help="bytes a second from the object store")
-    add("--bytes_per_image", type=float, default=9_700, help="stored size of an image")
+    add("--bytes_per_image", type=float, default=10_100, help="stored size of an image")
     add("--trained", type=float, help="images a second of one worker, instead of the measured")
     add("--encoded", type=float, help="images a second of one encoder, instead of the measured")
     add("--decoded", type=float, help="images a second of one core, instead of the measured")

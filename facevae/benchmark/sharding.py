@@ -5,10 +5,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import ray
 
 from facevae.config import ShardsConfig
 from facevae.data.sharding import WriteShard, make_source, plan_shards, shard_item
@@ -22,11 +21,6 @@ class Faces(NamedTuple):
 
     config: ShardsConfig
     processes: int
-
-
-def measure(function: Any, faces: Faces, cpus: float) -> float:
-    """What one of the functions below returns in a Ray task of a process of its own."""
-    return float(ray.get(ray.remote(max_calls=1)(function).options(num_cpus=cpus).remote(faces)))
 
 
 def ceiling(faces: Faces) -> float:

@@ -1,7 +1,7 @@
 """Training steps without Ray: as facenet-pytorch comes, as fast as they can be, and with data.
 
-Each function here is a Ray task of its own process, which has the CPUs and the GPU of one training
-worker; it returns images a second.
+Each public function returns images a second, and is run in a process of its own with the CPUs and
+the GPU of one training worker.
 """
 
 import multiprocessing
@@ -12,7 +12,6 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-import ray
 import torch
 from facenet_pytorch.models.inception_resnet_v1 import InceptionResnetV1
 from facenet_pytorch.models.mtcnn import ONet
@@ -28,7 +27,6 @@ from facevae.models.perceptual import INCEPTION_STAGES, ONET_STAGES
 from facevae.pixels import denormalise, model_input, to_float
 from facevae.runtime import ALLOCATOR_ENVIRONMENT
 from facevae.training.build import build_trainee
-from facevae.training.resources import WorkerPlan
 
 WARM_UP = 2
 """steps before the first that counts"""
@@ -41,17 +39,6 @@ class Steps(NamedTuple):
     shards: str
     threads: int
     number: int
-
-
-def as_task(function: Callable[[Steps], float], plan: WorkerPlan) -> Callable[[Steps], float]:
-    """The function as a Ray task in a fresh process with the resources of a training worker."""
-    resources = plan.resources()
-    task = ray.remote(max_calls=1)(function).options(
-        num_cpus=resources["CPU"],
-        num_gpus=resources.get("GPU", 0),
-        label_selector=plan.worker_labels or None,
-    )
-    return lambda steps: float(ray.get(task.remote(steps)))
 
 
 def ceiling(steps: Steps) -> float:

@@ -37,7 +37,9 @@ def benchmark(config: BenchmarkConfig) -> dict[str, float]:
     """
     output = storage.absolute(config.output)
     if "://" in output:
-        raise UserError(f"--output {output} is a URI: give a folder of this machine, or a mounted")
+        raise UserError(
+            f"--output {output} is a URI: give a folder of this machine or of a mounted disk"
+        )
     before = None if config.against is None else _result(config.against)
     storage.make_folder(output)
     with one_driver(output, "facevae benchmark", runtime.submission_id()):

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from facevae.data.shards import read_manifest
+from facevae.tracking import read_run_id
 from facevae.training.step import Rank
 
 
@@ -57,6 +60,16 @@ def trained_rows(folder: Path) -> dict[tuple[int, int], list[int]]:
         for (step, ranks), shares in parts.items()
         if len(shares) == ranks
     }
+
+
+def the_one_run(output: Path) -> tuple[MlflowClient, Run]:
+    """The MLflow run of an output, which is finished and the only one of its experiment."""
+    found = read_run_id(str(output))
+    client = MlflowClient(found.uri)
+    run = client.get_run(found.run_id)
+    assert len(client.search_runs([run.info.experiment_id])) == 1
+    assert run.info.status == "FINISHED"
+    return client, run
 
 
 def assert_every_image_once_an_epoch(order: list[int], shards: Path) -> None:

@@ -16,13 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 
 from facevae.checkpoint import TrainingState, load_training
 from facevae.config import TrainConfig
-from facevae.tracking import read_run_id
 from facevae.verbs.train import train_model
-from tests.ray.noting import assert_every_image_once_an_epoch, trained_rows
+from tests.ray.noting import assert_every_image_once_an_epoch, the_one_run, trained_rows
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS, BATCH, CHECKPOINT_EVERY = 60, 24, 10
@@ -233,15 +231,11 @@ def test_it_ends_where_the_run_ends_that_nothing_happened_to(quiet, end):
 
 
 def test_one_mlflow_run_has_every_step_once_and_marks_the_restarts(elastic):
-    run = read_run_id(str(elastic.output))
-    client = MlflowClient(run.uri)
-    record = client.get_run(run.run_id)
-    assert len(client.search_runs([record.info.experiment_id])) == 1
-    assert record.info.status == "FINISHED"
-    assert record.data.tags["facevae.starts"] == "1 21 31"
+    client, run = the_one_run(elastic.output)
+    assert run.data.tags["facevae.starts"] == "1 21 31"
     tried = trained_rows(elastic.notes).keys()
     for name in ("train/loss", "train/workers"):
-        points = client.get_metric_history(run.run_id, name)
+        points = client.get_metric_history(run.info.run_id, name)
         assert [point.step for point in points] == [*range(1, STEPS + 1)]
     # A step that was trained twice is there as it was logged first.
     assert {(point.step, point.value) for point in points} <= tried

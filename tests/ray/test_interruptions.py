@@ -16,13 +16,11 @@ from typing import NamedTuple
 import pytest
 import ray
 import torch
-from mlflow import MlflowClient
 
 from facevae.checkpoint import load_training
 from facevae.config import TrainConfig
-from facevae.tracking import read_run_id
 from facevae.verbs.train import train_model
-from tests.ray.noting import assert_every_image_once_an_epoch, trained_rows, tries
+from tests.ray.noting import assert_every_image_once_an_epoch, the_one_run, trained_rows, tries
 
 STEPS, BATCH, RANKS = 60, 24, 2
 LOG_EVERY = 4  # so that checkpoints fall between two logged means
@@ -185,16 +183,12 @@ def test_every_image_is_trained_once_an_epoch(shards, interrupted):
 
 
 def test_one_mlflow_run_has_every_step_once_and_marks_the_restarts(interrupted):
-    run = read_run_id(str(interrupted.output))
-    client = MlflowClient(run.uri)
-    record = client.get_run(run.run_id)
-    assert len(client.search_runs([record.info.experiment_id])) == 1
-    assert record.info.status == "FINISHED"
+    client, run = the_one_run(interrupted.output)
     for name in ("train/loss", "train/kl", "train/learning_rate"):
-        steps = [metric.step for metric in client.get_metric_history(run.run_id, name)]
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
         assert steps == [*range(LOG_EVERY, STEPS + 1, LOG_EVERY)], name
-    assert record.data.tags["facevae.restarts"] == "3"
-    first, told, worker, driver = map(int, record.data.tags["facevae.starts"].split())
+    assert run.data.tags["facevae.restarts"] == "3"
+    first, told, worker, driver = map(int, run.data.tags["facevae.starts"].split())
     assert first == 1
     assert told in (TERMINATED_AT + 1, TERMINATED_AT + 2)
     assert worker in (told, 21)  # the checkpoint of step 20 may have been under way

@@ -39,6 +39,18 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(clock, capsys):
     ]
 
 
+@pytest.mark.parametrize(("seconds", "lines"), [("0", 6), ("4", 6), ("9", 3), ("soon", 3)])
+def test_the_environment_says_how_often_a_log_gets_a_line(
+    clock, capsys, monkeypatch, seconds, lines
+):
+    monkeypatch.setenv("FACEVAE_PROGRESS_SECONDS", seconds)
+    with progress("train", 5, "steps") as bar:
+        for done in range(6):
+            bar(done)
+            clock.now += 4
+    assert len(capsys.readouterr().err.splitlines()) == lines
+
+
 def test_the_end_is_told_however_soon_it_comes(clock, capsys):
     with progress("shards", 2, "images") as bar:
         for done in range(3):

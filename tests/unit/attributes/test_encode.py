@@ -1,11 +1,59 @@
-"""What the pass finds of an earlier one is taken only if it is whole."""
+"""How many encoders there are, where they run, and what they take of an earlier pass."""
 
 import zipfile
 
 import numpy as np
 import pytest
 
-from facevae.attributes.encode import _read_arrays
+from facevae.attributes.encode import _read_arrays, plan_encoders
+from facevae.config import EncodingConfig
+from facevae.errors import UserError
+from facevae.runtime import POOL_LABEL, Node
+
+GPU, DATA, HEAD = Node(8, 2, pool="gpu"), Node(16, 0, pool="data"), Node(4, 0)
+GPU_LABEL, DATA_LABEL = {POOL_LABEL: "gpu"}, {POOL_LABEL: "data"}
+
+
+def later(node: Node) -> Node:
+    return node._replace(is_here=False)
+
+
+def test_gpu_encoders_go_to_the_gpu_pool_and_readers_to_the_data_pool():
+    plan = plan_encoders(EncodingConfig(), [HEAD, GPU, DATA])
+    assert (plan.actors, plan.use_gpu) == (2, True)
+    assert (plan.encoder_labels, plan.reader_labels) == (GPU_LABEL, DATA_LABEL)
+    plan = plan_encoders(EncodingConfig(), [HEAD, Node(8, 2)])
+    assert (plan.encoder_labels, plan.reader_labels) == ({}, {})
+
+
+def test_cpu_encoders_decode_and_go_to_the_data_pool():
+    plan = plan_encoders(EncodingConfig(gpu="no"), [HEAD, GPU, DATA])
+    assert (plan.actors, plan.cpus, plan.encoder_labels) == (16, 0.75, DATA_LABEL)
+    plan = plan_encoders(EncodingConfig(), [HEAD])
+    assert (plan.actors, plan.cpus, plan.encoder_labels) == (4, 0.75, {})
+
+
+def test_nodes_to_come_are_taken_where_they_are_asked_for():
+    assert plan_encoders(EncodingConfig(), [HEAD, GPU, later(GPU), DATA]).actors == 2
+    assert plan_encoders(EncodingConfig(), [HEAD, later(GPU), DATA]).actors == 1
+    assert plan_encoders(EncodingConfig(actors=4), [HEAD, GPU, later(GPU), DATA]).actors == 4
+    plan = plan_encoders(EncodingConfig(gpu="no"), [HEAD, later(DATA)])
+    assert (plan.actors, plan.cpus) == (1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "nodes", "message"),
+    [
+        (EncodingConfig(actors=3), [GPU, DATA], "the cluster has 2"),
+        (EncodingConfig(gpu="yes"), [HEAD], "the cluster has 0"),
+        (EncodingConfig(gpu="yes"), [Node(16, 2), GPU._replace(gpus=0), DATA], "has 0"),
+        (EncodingConfig(), [GPU, Node(0.5, 0, pool="data")], "no node has a CPU"),
+        (EncodingConfig(gpu="no", actors=5000), [HEAD], r"lower encoding\.actors"),
+    ],
+)
+def test_what_does_not_fit_is_refused(config, nodes, message):
+    with pytest.raises(UserError, match=message):
+        plan_encoders(config, nodes)
 
 
 @pytest.mark.parametrize("content", [b"no array", b""])

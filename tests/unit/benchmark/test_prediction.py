@@ -79,5 +79,17 @@ def test_the_table_is_printed_from_a_result(tmp_path, capsys):
     rows = capsys.readouterr().out.splitlines()
     assert rows[2].startswith("| 1 | 50,000 steps | 400 | 4.45 | 8.89 | workers")
     assert len(rows) == 6
-    (tmp_path / "other.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{}", "has no 'training/dfc_vae/facenet/ours': run that case"), ("[]", "is no result.json"),
+     ("{", "is no result.json"), (None, "is no result.json")],
+)  # fmt: skip
+def test_a_result_that_is_none_is_one_line(tmp_path, capsys, content, message):
+    if content is not None:
+        (tmp_path / "other.json").write_text(content)
     assert main([str(tmp_path / "other.json")]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1

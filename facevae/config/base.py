@@ -1,0 +1,23 @@
+"""What all settings share: frozen models, and types that several of them use."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ModelName = Literal["dfc_vae", "dfc_vae_resnet", "dfc_vae_large", "dfc_vae_large_v2"]
+Split = Literal["train", "val", "test"]
+HELD_OUT_SPLITS: tuple[Split, ...] = ("val", "test")
+Tries = Annotated[int, Field(ge=1)]
+TRIES = (
+    "how often a shard is tried that raises an error or whose process dies; the job finishes the "
+    "others, and fails with the name of this one"
+)
+"""what that setting means, for every verb that has it"""
+CPU_QUANTUM = 0.25
+"""the logical CPUs of one reader; CPUs are planned in multiples of it"""
+
+
+class Frozen(BaseModel):
+    """Immutable settings; an unknown key is an error, and so is a number that is not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -1,0 +1,54 @@
+"""Images: drawn ones, and the form in which all are stored."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from facevae.config.base import TRIES, Frozen, Tries
+
+LabelEncoding = Literal["auto", "signed", "binary"]
+CropBox = tuple[int, int, int, int]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class DrawnConfig(Frozen):
+    """The embedded data set: synthetic portraits with known attributes."""
+
+    count: int = Field(12_000, ge=1, description="faces to draw")
+    seed: int = Field(0, ge=0, description="another seed, other faces")
+
+
+class ShardingConfig(Frozen):
+    """How source images become shards."""
+
+    image_size: int = Field(
+        160, ge=16, le=1024, description="pixels a side of the stored square images"
+    )
+    crop: Literal["auto", "square", "celeba"] | CropBox = Field(
+        "auto",
+        description="square: the largest centred square; celeba: the 148x148 face box of 178x218 "
+        "images; auto: celeba for images of just that size, else square; or a box [left, top, "
+        "right, bottom] in pixels",
+    )
+    jpeg_quality: int = Field(95, ge=50, le=100, description="JPEG quality of the stored images")
+    images_per_shard: int = Field(1_024, ge=1, description="rows of one Parquet shard")
+    label_encoding: LabelEncoding = Field(
+        "auto",
+        description="what 0 means in a label file: binary: absent; signed: unknown; auto: refuse "
+        "files that hold only 0 and 1",
+    )
+    max_bad_fraction: Fraction = Field(
+        0.01, description="fail if more than this share of the faces had to be quarantined"
+    )
+    tries: Tries = Field(3, description=TRIES)
+
+    @model_validator(mode="after")
+    def _box_not_empty(self) -> "ShardingConfig":
+        if isinstance(self.crop, tuple):
+            left, top, right, bottom = self.crop
+            if not (0 <= left < right and 0 <= top < bottom):
+                raise ValueError(
+                    f"crop {list(self.crop)} is not a box [left, top, right, bottom] with "
+                    "0 <= left < right and 0 <= top < bottom"
+                )
+        return self
