@@ -6,15 +6,15 @@ batch is ever stored. Legend: B images in a batch, D stored image size, S size o
 L feature layers.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from facevae.losses import feature_errors
+from facevae.losses import squared_norm
 from facevae.models.perceptual import PerceptualNetwork
-from facevae.pixels import to_float
 
 CACHE_BYTES = 6 << 20
 """of one pass through the network on a CPU: what a core's second-level cache and a share of the
@@ -32,7 +32,7 @@ def perceptual_error(
     network: PerceptualNetwork,
     drawn: Float[Tensor, "B 3 S S"],
     pixels: UInt8[Tensor, "B D D 3"],
-    layer_weights: Float[Tensor, " L"],
+    layer_weights: Sequence[float],
 ) -> PerceptualError:
     """The error of drawn images against stored ones, summed per image.
 
@@ -52,18 +52,19 @@ def perceptual_error(
     count = images_at_once(network, drawn.device)
     errors, gradients = [], []
     for some, stored in zip(drawn.detach().split(count), pixels.split(count), strict=True):
-        with torch.no_grad():
-            targets = network(to_float(stored))
         some.requires_grad_(wants_gradient)
-        by_layer = feature_errors(network(some), targets)
-        errors.append(by_layer.detach())
-        if wants_gradient:
-            total = (by_layer * layer_weights).sum()
-            gradients += torch.autograd.grad(total, some)
+        features = network(some)
+        with torch.no_grad():
+            targets = network.of_pixels(stored)
+            differences = [a - b for a, b in zip(features, targets, strict=True)]
+            errors.append(torch.stack([squared_norm(each) for each in differences], dim=1))
+            if wants_gradient:
+                gradients.append(_half_gradient(some, features, differences, layer_weights))
     by_layer = torch.cat(errors)
-    weighted = (by_layer * layer_weights).sum(dim=1)
+    layers = zip(layer_weights, by_layer.unbind(dim=1), strict=True)
+    weighted = torch.stack([weight * error for weight, error in layers]).sum(dim=0)
     if wants_gradient:
-        weighted = _WithGradient.apply(drawn, weighted, torch.cat(gradients))
+        weighted = _WithGradient.apply(drawn, weighted, torch.cat(gradients).mul_(2))
     return PerceptualError(weighted, by_layer)
 
 
@@ -75,6 +76,18 @@ def images_at_once(network: PerceptualNetwork, device: torch.device) -> int:
     if device.type != "cpu":
         return 1 << 30
     return max(1, CACHE_BYTES // network.bytes_per_image)
+
+
+def _half_gradient(
+    drawn: Tensor, features: list[Tensor], differences: list[Tensor], layer_weights: Sequence[float]
+) -> Tensor:
+    """Half the gradient of the weighted sum of squares: a difference is half that of its square."""
+    outer = [
+        difference if weight == 1 else difference * weight
+        for weight, difference in zip(layer_weights, differences, strict=True)
+    ]
+    (gradient,) = torch.autograd.grad(features, drawn, outer)
+    return gradient
 
 
 class _WithGradient(torch.autograd.Function):

@@ -25,9 +25,11 @@ PIXEL_MEAN = (134.10714722, 102.52040863, 87.15436554)
 PIXEL_STD = (3941.30175781**0.5, 2856.94287109**0.5, 2519.35791016**0.5)
 
 
-def to_float(pixels: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
-    """Float pixels: float32 in 0..255, in channels_last memory format (so no value moves)."""
-    return pixels.permute(0, 3, 1, 2).to(torch.float32)
+def to_float(
+    pixels: UInt8[Tensor, "B H W 3"], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "B 3 H W"]:
+    """Float pixels: in 0..255, in channels_last memory format (so no value moves)."""
+    return pixels.permute(0, 3, 1, 2).to(dtype)
 
 
 def normalise(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:

@@ -7,13 +7,15 @@ values of the same round.
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import psutil
 
 from facevae import runtime, storage
 from facevae.attributes.encode import plan_encoders
-from facevae.benchmark import encoding, sharding, training
+from facevae.benchmark import agreement, encoding, sharding, training
+from facevae.benchmark.agreement import Vectors
 from facevae.benchmark.bench import Bench
 from facevae.benchmark.command import Moment, Watched
 from facevae.benchmark.encoding import Images
@@ -134,6 +136,51 @@ def attributes_case(bench: Bench) -> Measured:
         "seconds_with_start_and_end": [each.seconds for each in passes[many]],
         **_memory(passes[many], many),
     }
+
+
+def agreement_case(bench: Bench) -> Measured:
+    """How far what is fast is from what is plain; a round of training has a seed of its own."""
+    shards = bench.shards(TRAINING_FACES, LOSSES["facenet"])
+    plan = plan_workers(bench.train_config(shards, "").scaling, runtime.nodes())
+    gpus = plan.resources().get("GPU", 0.0)
+
+    def of_seeds(function: Callable[[Steps], float], precision: str) -> Callable[[], float]:
+        seeds = count()
+
+        def measure() -> float:
+            settings = {"seed": next(seeds), "precision": precision, "horizontal_flip": False}
+            config = bench.train_config(shards, "", training=settings, loss=_loss(bench, "facenet"))
+            steps = Steps(config, shards, plan.threads, bench.config.steps)
+            task = in_fresh_process(function, steps, plan.cpus, gpus, plan.worker_labels)
+            return task()
+
+        return measure
+
+    measures = {
+        "loss_difference": of_seeds(agreement.loss_difference, "fp32"),
+        "gradient_difference": of_seeds(agreement.gradient_difference, "fp32"),
+        "last_loss_fp32": of_seeds(agreement.last_loss, "fp32"),
+        "last_loss_bf16": of_seeds(agreement.last_loss, "bf16"),
+    }
+    found = in_turn(measures, bench.config.rounds, say)
+    full, half = found["last_loss_fp32"], found["last_loss_bf16"]
+    return {
+        **found,
+        "bf16_difference": [
+            abs(one - other) / other for one, other in zip(half, full, strict=True)
+        ],
+        "spread_of_seeds": [(max(full) - min(full)) / statistics.mean(full)],
+        "vector_difference": [_vector_difference(bench)],
+    }
+
+
+def _vector_difference(bench: Bench) -> float:
+    shards = bench.shards(TRAINING_FACES, LOSSES["onet"])
+    model, output = _trained(bench), bench.fresh("attributes")
+    config = AttributesConfig(output=output, shards=shards, model=model, tracking=bench.tracking)
+    bench.run("attributes", config)
+    done = Vectors(str(Path(output) / "attribute_vectors.h5"), shards, str(Path(model) / "model"))
+    return in_fresh_process(agreement.vector_difference, done, _cpus())()
 
 
 def sharding_case(bench: Bench) -> Measured:

@@ -13,18 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from facenet_pytorch.models.inception_resnet_v1 import InceptionResnetV1
-from facenet_pytorch.models.mtcnn import ONet
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from facevae.config import LossConfig, TrainConfig
+from facevae.benchmark.plain import PlainLoss
+from facevae.config import TrainConfig
 from facevae.data import shards
 from facevae.data.images import decode_jpegs
-from facevae.losses import REFERENCE_BATCH, kl_divergence
-from facevae.models import build_vae
-from facevae.models.perceptual import INCEPTION_STAGES, ONET_STAGES
-from facevae.pixels import denormalise, model_input, to_float
 from facevae.runtime import ALLOCATOR_ENVIRONMENT
 from facevae.training.build import build_trainee
 
@@ -44,14 +38,14 @@ class Steps(NamedTuple):
 def ceiling(steps: Steps) -> float:
     """Our step over and over on one batch that is there already: no data, no Ray, no logging."""
     train = _stepper(steps)
-    batch = torch.from_numpy(next(_batches(steps))).to(_device())
+    batch = resident_batch(steps)
     return _rate(steps, lambda: train(batch))
 
 
 def bare_loop(steps: Steps) -> float:
     """The plainest good program: our step, and a thread that reads and decodes ahead of it."""
-    train, batches = _stepper(steps), _ahead(_batches(steps))
-    return _rate(steps, lambda: train(torch.from_numpy(next(batches)).to(_device())))
+    train, batches = _stepper(steps), _ahead(batches_of(steps))
+    return _rate(steps, lambda: train(torch.from_numpy(next(batches)).to(device())))
 
 
 def unoptimised(steps: Steps) -> float:
@@ -67,64 +61,29 @@ def unoptimised(steps: Steps) -> float:
 
 def _unoptimised(steps: Steps) -> float:
     torch.set_num_threads(steps.threads)
-    config, device = steps.config, _device()
-    torch.manual_seed(config.training.seed)
-    vae, features = build_vae(config.model).to(device), _AsShipped(config.loss).to(device)
-    optimizer = torch.optim.Adam(vae.parameters(), config.training.learning_rate)
-    stored = torch.from_numpy(next(_batches(steps))).to(device)
+    loss = PlainLoss(steps.config).to(device())
+    optimizer = torch.optim.Adam(loss.vae.parameters(), steps.config.training.learning_rate)
+    stored = resident_batch(steps)
 
     def train() -> None:
-        images = to_float(stored).contiguous()
-        noise = torch.randn(len(images), vae.latent_size, device=device)
-        result = vae(model_input(stored, vae.image_size, "antialias").contiguous(), noise)
-        with torch.no_grad():
-            targets = features(images)
-        drawn = features(denormalise(result.images))
-        errors = (F.mse_loss(a, b, reduction="sum") for a, b in zip(drawn, targets, strict=True))
-        reconstruction = sum(errors) / len(images)
-        loss = kl_divergence(result.posterior).mean()
-        loss = config.loss.alfa * loss + config.loss.beta * REFERENCE_BATCH * reconstruction
+        noise = torch.randn(len(stored), loss.vae.latent_size, device=stored.device)
+        value = loss(stored, noise)
         optimizer.zero_grad()
-        loss.backward()
+        value.backward()
         optimizer.step()
-        loss.item()
+        value.item()
 
     return _rate(steps._replace(number=1), train, warm_up=1)
 
 
-class _AsShipped(nn.Module):
-    """A face network as facenet-pytorch ships it: fp32, batch norms by themselves, NCHW."""
-
-    def __init__(self, config: LossConfig) -> None:
-        super().__init__()
-        is_onet = config.network == "mtcnn_onet"
-        self._stages = ONET_STAGES if is_onet else INCEPTION_STAGES
-        self._size = config.network_image_size or (64 if is_onet else 160)
-        self._wanted = set(config.layers)
-        # Random weights take as long as trained ones.
-        network: nn.Module = ONet() if is_onet else InceptionResnetV1()
-        self._network = network.eval().requires_grad_(False)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """The features of the layers asked for."""
-        size = (self._size, self._size)
-        # Our VAE draws in channels_last; a straight port has nothing of that.
-        maps = F.interpolate(images.contiguous(), size, mode="bilinear", align_corners=False)
-        maps, features = (maps - 127.5) / 128, []
-        for stage in self._stages:
-            maps = self._network.get_submodule(stage.name)(maps)
-            if stage.alias.startswith("prelu"):
-                maps = self._network.get_submodule(stage.alias)(maps)
-            if self._wanted & {stage.name, stage.alias}:
-                features.append(maps)
-            if len(features) == len(self._wanted):
-                break
-        return features
+def resident_batch(steps: Steps) -> Tensor:
+    """The first stored images, uint8 [B,D,D,3] on the device that trains."""
+    return torch.from_numpy(next(batches_of(steps))).to(device())
 
 
 def _stepper(steps: Steps) -> Callable[[Tensor], Any]:
     torch.set_num_threads(steps.threads)
-    trainee = build_trainee(steps.config, _device())
+    trainee = build_trainee(steps.config, device())
     numbers = iter(range(1, 1 << 30))
     return lambda batch: trainee(batch, next(numbers))
 
@@ -133,16 +92,16 @@ def _rate(steps: Steps, train: Callable[[], Any], warm_up: int = WARM_UP) -> flo
     """Images a second of the steps after the first."""
     for _ in range(warm_up):
         train()
-    _wait_for_device()
+    _wait_fordevice()
     started = time.perf_counter()
     for _ in range(steps.number):
         train()
-    _wait_for_device()
+    _wait_fordevice()
     seconds = time.perf_counter() - started
     return steps.number * steps.config.training.global_batch_size / seconds
 
 
-def _batches(steps: Steps) -> Iterator[np.ndarray]:
+def batches_of(steps: Steps) -> Iterator[np.ndarray]:
     """Batches of decoded images, shard by shard, over and over."""
     size = steps.config.training.global_batch_size
     rest: np.ndarray | None = None
@@ -168,10 +127,11 @@ def _ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
             yield batch
 
 
-def _device() -> torch.device:
+def device() -> torch.device:
+    """The GPU, if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _wait_for_device() -> None:
+def _wait_fordevice() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()

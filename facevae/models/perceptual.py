@@ -7,20 +7,20 @@ weights ship with the package. Legend: B images in a batch, H,W pixels, C channe
 import copy
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from facenet_pytorch.models.inception_resnet_v1 import BasicConv2d, InceptionResnetV1
 from facenet_pytorch.models.mtcnn import ONet
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from facevae.config import LossConfig
 from facevae.errors import UserError
 from facevae.models.folding import fold_batch_norms
+from facevae.models.frozen import FrozenConvReLU, FrozenPReLU
 from facevae.models.perceptual_weights import fetch_weights, load_weights, weights_file
-from facevae.pixels import ResizeMethod, resize
+from facevae.pixels import ResizeMethod, resize, to_float
 
 
 class Stage(NamedTuple):
@@ -104,7 +104,9 @@ class PerceptualNetwork(nn.Module):
             images: float pixels in 0..255 of any size; resized to `image_size`, and scaled to
                 about -1..1 as both networks were trained: (x - 127.5) / 128.
         """
-        maps = (resize(images, self.image_size, self.resize_method) - 127.5) / 128
+        # Resizing is linear with weights that add up to one: scale whichever has fewer pixels.
+        enlarges = images.shape[-1] < self.image_size
+        maps = self._resize(_scale(images)) if enlarges else _scale(self._resize(images))
         maps = maps.to(self._dtype, memory_format=torch.channels_last)
         results: dict[int, Tensor] = {}
         for index, stage in enumerate(self.stages):
@@ -112,6 +114,20 @@ class PerceptualNetwork(nn.Module):
             if index in self.outputs:
                 results[index] = maps
         return [results[index] for index in self.outputs]
+
+    def of_pixels(self, pixels: UInt8[Tensor, "B H W 3"]) -> list[Tensor]:
+        """The features of stored images, as `forward` has them."""
+        fits = pixels.shape[1:3] == (self.image_size, self.image_size)
+        # Whole numbers up to 255 are exact in half precision, and so are they when scaled.
+        return self.forward(to_float(pixels, self._dtype if fits else torch.float32))
+
+    def _resize(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
+        return resize(images, self.image_size, self.resize_method)
+
+
+def _scale(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """(x - 127.5) / 128, in one pass."""
+    return torch.add(torch.tensor(-127.5 / 128), images, alpha=1 / 128)
 
 
 def _elements(stages: nn.ModuleList, image_size: int) -> int:
@@ -190,39 +206,6 @@ def _cut_off(
     return PerceptualNetwork(stages, outputs, config.layers, _image_size(config), resize_method)
 
 
-class FrozenPReLU(nn.Module):
-    """PReLU with fixed slopes per channel.
-
-    `nn.PReLU` computes the gradient of its slopes whether wanted or not, which takes ten times as
-    long as all of this on a CPU.
-    """
-
-    def __init__(self, slopes: Float[Tensor, " C"]):
-        super().__init__()
-        self.register_buffer("slopes", slopes.detach().view(-1, 1, 1))
-
-    def forward(self, maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """The activation: x where positive, elsewhere slope * x."""
-        result: Tensor = _FrozenPReLU.apply(maps, self.slopes)
-        return result
-
-
-class _FrozenPReLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, slopes: Tensor) -> Tensor:
-        slopes = slopes.to(maps.dtype)
-        ctx.save_for_backward(maps, slopes)
-        return F.prelu(maps, slopes.flatten())
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        maps, slopes = ctx.saved_tensors
-        # Two vectorised passes; torch.where with a broadcast operand is five times slower on CPU.
-        positive = torch.ops.aten.threshold_backward(gradient, maps, 0)
-        return torch.lerp(positive, gradient, slopes), None
-
-
 def _is_onet(config: LossConfig) -> bool:
     return config.network == "mtcnn_onet"
 
@@ -275,4 +258,4 @@ def _fold(stage: nn.Module) -> None:
     fold_batch_norms(stage)
     for block in stage.modules():
         if isinstance(block, BasicConv2d):
-            block.relu = nn.ReLU(inplace=True)  # nothing else reads the convolution's result
+            block.conv, block.relu = FrozenConvReLU(block.conv), nn.Identity()

@@ -36,7 +36,7 @@ def build_trainee(
     if config.training.sync_batch_norm:
         vae = synchronised(vae, device)
     vae = vae.to(device).to(memory_format=torch.channels_last)
-    criterion = Criterion(config.loss, _network(config, vae, device), device)
+    criterion = Criterion(config.loss, _network(config, vae, device))
     wrapped = None if parallel is None else parallel(vae)
     return Trainee(vae, criterion, config.training, device, rank, wrapped)
 

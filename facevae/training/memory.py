@@ -109,7 +109,7 @@ def _kept(
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    criterion = Criterion(LossConfig(reconstruction="pixel"), None, torch.device("cpu"))
+    criterion = Criterion(LossConfig(reconstruction="pixel"), None)
     stored = torch.zeros(batch_size, stored_size, stored_size, 3, dtype=torch.uint8)
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),

@@ -70,13 +70,11 @@ class LossTerms(NamedTuple):
 class Criterion:
     """The loss of a reconstruction against the stored pixels that it was made from."""
 
-    def __init__(
-        self, config: LossConfig, network: PerceptualNetwork | None, device: torch.device
-    ) -> None:
+    def __init__(self, config: LossConfig, network: PerceptualNetwork | None) -> None:
         """Takes the frozen network of a perceptual loss, or none for the pixel loss."""
         self._config, self._network = config, network
         self.layers = network.layers if network else ("pixels",)
-        self._weights = torch.tensor(config.layer_weights or (1.0,) * len(self.layers)).to(device)
+        self._weights = config.layer_weights or (1.0,) * len(self.layers)
 
     def __call__(
         self, vae: VAE, result: Reconstruction, pixels: UInt8[Tensor, "B D D 3"]

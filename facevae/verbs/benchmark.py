@@ -19,6 +19,13 @@ from facevae.progress import say
 from facevae.tracking import start_run, store_uri
 from facevae.verbs.places import check_places
 
+ALONE = {
+    "agreement": cases.agreement_case,
+    "attributes": cases.attributes_case,
+    "sharding": cases.sharding_case,
+    "resume": cases.resume_case,
+}
+"""the cases but training, of which there is one per model and loss"""
 SETTINGS_OF_CASES = {"rounds", "steps", "precision", "faces", "few_faces", "image_size"}
 
 
@@ -85,12 +92,8 @@ def _cases(bench: Bench) -> dict[str, Callable[[], Measured]]:
                 for loss in config.losses:
                     name = f"training/{model}/{loss}"
                     chosen[name] = partial(cases.training_case, bench, model, loss)
-        elif case == "attributes":
-            chosen["attributes"] = partial(cases.attributes_case, bench)
-        elif case == "sharding":
-            chosen["sharding"] = partial(cases.sharding_case, bench)
         else:
-            chosen["resume"] = partial(cases.resume_case, bench)
+            chosen[case] = partial(ALONE[case], bench)
     return chosen
 
 

@@ -1,20 +1,23 @@
 """A benchmark of a few faces: what is measured, kept, shown and compared."""
 
 import json
+import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import ray
 from mlflow import MlflowClient
 from PIL import Image
 
-from facevae.benchmark import cases, encoding, training
+from facevae.benchmark import agreement, cases, encoding, training
+from facevae.benchmark.agreement import Vectors
 from facevae.benchmark.bench import Bench
 from facevae.benchmark.command import Watched, run_command, store_use
 from facevae.benchmark.encoding import Images
 from facevae.benchmark.training import Steps
-from facevae.config import AttributesConfig, BenchmarkConfig, EncodingConfig
+from facevae.config import AttributesConfig, BenchmarkConfig, EncodingConfig, TrainConfig
 from facevae.data.shards import read_manifest
 from facevae.errors import UserError
 from facevae.tracking import read_run_id
@@ -129,3 +132,31 @@ def test_the_store_is_read_on_this_cluster(ray_cluster):
     assert store_use().made - before.made >= 1_000_000
     assert store_use().used >= 1_000_000
     del reference
+
+
+def test_what_is_fast_agrees_with_what_is_plain(shards, trained, tmp_path):
+    """A planted difference is seen; without one, losses, gradients and vectors are the same."""
+    bench, config, _ = trained
+    few = {"global_batch_size": 8, "precision": "fp32", "horizontal_flip": False}
+    steps = Steps(bench.train_config(str(shards), "unused", training=few), str(shards), 1, 4)
+    assert agreement.loss_difference(steps) < 1e-5
+    assert agreement.gradient_difference(steps) < 1e-3
+    full, half = (
+        agreement.last_loss(steps._replace(config=_with_precision(steps.config, precision)))
+        for precision in ("fp32", "bf16")
+    )
+    assert half == pytest.approx(full, rel=0.02)
+    if not Path(config.output, "attribute_vectors.h5").exists():
+        bench.run("attributes", config)
+    file = Path(shutil.copy(Path(config.output) / "attribute_vectors.h5", tmp_path))
+    done = Vectors(str(file), str(shards), f"{config.model}/model")
+    assert agreement.vector_difference(done) < 1e-5
+    with h5py.File(file, "r+") as vectors:
+        vectors["attribute_vectors"][...] *= 1.01
+    assert agreement.vector_difference(done) == pytest.approx(0.01, rel=0.01)
+
+
+def _with_precision(config: TrainConfig, precision: str) -> TrainConfig:
+    return config.model_copy(
+        update={"training": config.training.model_copy(update={"precision": precision})}
+    )

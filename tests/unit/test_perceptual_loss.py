@@ -5,12 +5,11 @@ import torch
 
 from facevae import perceptual_loss
 from facevae.config import LossConfig
-from facevae.losses import feature_errors
 from facevae.models.perceptual import PerceptualNetwork, build_perceptual_network
 from facevae.perceptual_loss import perceptual_error
 from facevae.pixels import to_float
 
-WEIGHTS = torch.tensor([1.0, 0.5, 2.0])
+WEIGHTS = (1.0, 0.5, 2.0)
 
 
 @pytest.fixture
@@ -28,8 +27,9 @@ def _slowly(
     network: PerceptualNetwork, drawn: torch.Tensor, stored: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """By autograd through one pass over the whole batch."""
-    by_layer = feature_errors(network(drawn), network(to_float(stored)))
-    return by_layer @ WEIGHTS, by_layer
+    pairs = zip(network(drawn), network(to_float(stored)), strict=True)
+    by_layer = torch.stack([(a - b).square().sum(dim=(1, 2, 3)) for a, b in pairs], dim=1)
+    return by_layer @ torch.tensor(WEIGHTS), by_layer
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 100])
@@ -56,7 +56,7 @@ def test_no_gradient_is_made_where_none_is_wanted(network):
     with torch.no_grad():
         error = perceptual_error(network, drawn.requires_grad_(), stored, WEIGHTS)
     assert not error.weighted.requires_grad
-    assert calls == [False, True, False, False]
+    assert calls == [True, False, False, False]
 
 
 def test_a_network_in_bf16_computes_what_autocast_does(network):

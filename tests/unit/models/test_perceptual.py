@@ -11,7 +11,6 @@ from torch import nn
 from facevae.config import LossConfig
 from facevae.errors import UserError
 from facevae.models.perceptual import (
-    FrozenPReLU,
     build_perceptual_network,
     check_perceptual_network,
 )
@@ -20,6 +19,7 @@ from facevae.models.perceptual_weights import (
     perceptual_weights_digest,
     read_weights,
 )
+from facevae.pixels import to_float
 
 STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
 
@@ -92,19 +92,6 @@ def test_onet_features_are_those_of_facenet_pytorch() -> None:
     fourth = onet.prelu4(onet.conv4(onet.pool3(third)))
     for found, expected in zip(features, (fourth, first, second), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_frozen_prelu_is_prelu(dtype: torch.dtype) -> None:
-    slopes = torch.tensor([-0.5, 0.0, 0.25, 0.7])
-    reference, frozen = nn.PReLU(4), FrozenPReLU(slopes)
-    reference.weight.data = slopes.to(dtype)
-    maps = torch.randn(2, 4, 3, 3, dtype=dtype, requires_grad=True)
-    weight = torch.randn(2, 4, 3, 3, dtype=dtype)
-    assert torch.equal(frozen(maps), reference(maps))
-    (found,) = torch.autograd.grad((frozen(maps) * weight).sum(), maps)
-    (expected,) = torch.autograd.grad((reference(maps) * weight).sum(), maps)
-    torch.testing.assert_close(found, expected)
 
 
 def test_only_the_needed_prefix_is_kept(weights: Path) -> None:
@@ -245,3 +232,13 @@ def test_weight_files_that_unpickling_trips_over_are_refused(tmp_path, content):
     path.write_bytes(b"\x80\x02" + content)
     with pytest.raises(UserError, match="cannot read the weights"):
         read_weights(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [48, 64, 80])
+def test_stored_images_are_seen_as_float_pixels_are(dtype: torch.dtype, size: int) -> None:
+    """Bit for bit: no stored value is rounded on its way."""
+    network = build_perceptual_network(LossConfig()).to(dtype)
+    pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    for found, expected in zip(network.of_pixels(pixels), network(to_float(pixels)), strict=True):
+        assert torch.equal(found, expected)

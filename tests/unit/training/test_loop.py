@@ -29,7 +29,7 @@ def trainee(rank: Rank = Rank(0, 1), **training) -> Trainee:  # noqa: B008
     torch.manual_seed(0)
     vae = build_vae(ModelConfig(latent_size=4))
     config = TrainingConfig(**(settings | training))
-    return Trainee(vae, Criterion(LOSS, None, CPU), config, CPU, rank)
+    return Trainee(vae, Criterion(LOSS, None), config, CPU, rank)
 
 
 def batches(first: int, last: int):

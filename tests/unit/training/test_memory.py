@@ -20,7 +20,7 @@ def test_state_is_what_a_step_leaves():
         update={"reconstruction": "pixel"})})  # fmt: skip
     memory = step_memory(pixel, 64, 4)
     vae = build_vae(pixel.model)
-    criterion = Criterion(pixel.loss, None, torch.device("cpu"))
+    criterion = Criterion(pixel.loss, None)
     config = pixel.training.model_copy(update={"global_batch_size": 4})
     learner = Trainee(vae, criterion, config, torch.device("cpu"))
     learner(torch.zeros(4, 64, 64, 3, dtype=torch.uint8), 1)

@@ -28,7 +28,7 @@ def trainee(rank: Rank = Rank(0, 1), loss: LossConfig = LOSS, **training) -> Tra
     torch.manual_seed(0)
     vae = build_vae(ModelConfig(latent_size=8))
     network = None if loss.reconstruction == "pixel" else NETWORK
-    return Trainee(vae, Criterion(loss, network, CPU), config, CPU, rank)
+    return Trainee(vae, Criterion(loss, network), config, CPU, rank)
 
 
 def gradients(learner: Trainee, images: torch.Tensor) -> list[torch.Tensor]:
