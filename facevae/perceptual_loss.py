@@ -16,7 +16,7 @@ from torch import Tensor
 from facevae.losses import squared_norm
 from facevae.models.perceptual import PerceptualNetwork
 
-CACHE_BYTES = 6 << 20
+CACHE_BYTES = 12 << 20
 """of one pass through the network on a CPU: what a core's second-level cache and a share of the
 third hold; smaller passes gain nothing more, larger ones wait for memory"""
 
