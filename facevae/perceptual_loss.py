@@ -17,8 +17,8 @@ from facevae.losses import squared_norm
 from facevae.models.perceptual import PerceptualNetwork
 
 CACHE_BYTES = 12 << 20
-"""of one pass through the network on a CPU: what a core's second-level cache and a share of the
-third hold; smaller passes gain nothing more, larger ones wait for memory"""
+"""of one pass through the network on a CPU; of smaller passes the start of each operation takes
+its share, larger ones wait for memory"""
 
 
 class PerceptualError(NamedTuple):
@@ -81,7 +81,7 @@ def images_at_once(network: PerceptualNetwork, device: torch.device) -> int:
 def _half_gradient(
     drawn: Tensor, features: list[Tensor], differences: list[Tensor], layer_weights: Sequence[float]
 ) -> Tensor:
-    """Half the gradient of the weighted sum of squares: a difference is half that of its square."""
+    """Half the gradient of the weighted sum of squares: the 2 comes last, over fewer values."""
     outer = [
         difference if weight == 1 else difference * weight
         for weight, difference in zip(layer_weights, differences, strict=True)

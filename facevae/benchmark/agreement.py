@@ -62,7 +62,7 @@ class Vectors(NamedTuple):
 def vector_difference(done: Vectors) -> float:
     """The largest relative difference of an attribute's vector from the plain one, by norm.
 
-    Plain: images one after another through the model as it was trained, all latents at once.
+    Plain: no batch norm merged, NCHW, and the means of all latents at once.
     """
     vae = load_model(Path(done.model)).vae
     latents, labels = [], []

@@ -151,8 +151,7 @@ def agreement_case(bench: Bench) -> Measured:
             settings = {"seed": next(seeds), "precision": precision, "horizontal_flip": False}
             config = bench.train_config(shards, "", training=settings, loss=_loss(bench, "facenet"))
             steps = Steps(config, shards, plan.threads, bench.config.steps)
-            task = in_fresh_process(function, steps, plan.cpus, gpus, plan.worker_labels)
-            return task()
+            return in_fresh_process(function, steps, plan.cpus, gpus, plan.worker_labels)()
 
         return measure
 
@@ -166,9 +165,7 @@ def agreement_case(bench: Bench) -> Measured:
     full, half = found["last_loss_fp32"], found["last_loss_bf16"]
     return {
         **found,
-        "bf16_difference": [
-            abs(one - other) / other for one, other in zip(half, full, strict=True)
-        ],
+        "bf16_difference": [abs(ratio - 1) for ratio in ratios(half, full)],
         "spread_of_seeds": [(max(full) - min(full)) / statistics.mean(full)],
         "vector_difference": [_vector_difference(bench)],
     }

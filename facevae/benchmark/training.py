@@ -92,11 +92,11 @@ def _rate(steps: Steps, train: Callable[[], Any], warm_up: int = WARM_UP) -> flo
     """Images a second of the steps after the first."""
     for _ in range(warm_up):
         train()
-    _wait_fordevice()
+    _wait_for_device()
     started = time.perf_counter()
     for _ in range(steps.number):
         train()
-    _wait_fordevice()
+    _wait_for_device()
     seconds = time.perf_counter() - started
     return steps.number * steps.config.training.global_batch_size / seconds
 
@@ -132,6 +132,6 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _wait_fordevice() -> None:
+def _wait_for_device() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
