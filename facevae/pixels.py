@@ -48,7 +48,7 @@ def resize(
     """Square images of `size` pixels in the same range; the input itself if it has that size.
 
     Args:
-        images: images in any range.
+        images: images in any range, computed with in their own precision.
         size: side of the result in pixels.
         method: `antialias` averages over all source pixels that a result pixel covers;
             `tf1` is the original's `tf.image.resize_bilinear`, see `_tf1_matrix`.
@@ -63,7 +63,10 @@ def resize(
     # As two matrix products: the gradient of `interpolate` takes three times as long on a CPU.
     rows, columns = (_resize_matrix(side, size, method, images) for side in (height, width))
     with torch.autocast(images.device.type, enabled=False):
-        return rows @ images @ columns.T
+        wide = images.contiguous() @ columns.T
+        lines = wide.permute(0, 2, 3, 1).flatten(2)  # channels_last before the result is large
+        resized: Tensor = (rows @ lines).unflatten(2, (size, -1)).permute(0, 3, 1, 2)
+        return resized
 
 
 def model_input(

@@ -30,7 +30,13 @@ ALLOCATOR_ENVIRONMENT = {
 }
 # Ray Train's controller polls its workers at this interval; 2 s, the default, delays checkpoints.
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
-
+# What Ray raises in the driver when a node or a process goes that one of its own actors was on.
+LOST_PROCESS = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+)
 
 POOL_LABEL = "facevae-pool"
 Pool = Literal["gpu", "data"]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from facevae import storage
 from facevae.errors import UserError
+from facevae.progress import say
 
 FOLDER = "tries"
 DIED = "its worker process died, perhaps for want of memory"
@@ -58,7 +59,11 @@ class Tries(NamedTuple):
 
 
 def finish(
-    tries: Tries, todo: Callable[[], Sequence[str]], run: Callable[[Sequence[str]], None], what: str
+    tries: Tries,
+    todo: Callable[[], Sequence[str]],
+    run: Callable[[Sequence[str]], None],
+    what: str,
+    outlives: tuple[type[Exception], ...] = (),
 ) -> None:
     """Run a job's parts until they are finished or have had all their tries.
 
@@ -67,17 +72,24 @@ def finish(
         todo: the parts that are not finished.
         run: runs parts, each inside `tries.one`, and outlives those that fail.
         what: what the parts are called.
+        outlives: errors of `run` itself that leave parts to the next try, with a warning.
 
     Raises:
         UserError: some parts have had all their tries; names them and says why.
+        Exception: an error of `run` itself; of those that it outlives, the last try's.
     """
     tries.forget()
     left = todo()
     count = len(left)
-    for _ in range(tries.most):
+    for last in (*[False] * (tries.most - 1), True):
         if not left:
             break
-        run(left)
+        try:
+            run(left)
+        except outlives as error:
+            if last:
+                raise
+            say(f"warning: those {what} that are left go on after {reason_of(error)}")
         left = todo()
     if left:
         told = [f"{part} ({tries.last_reason(part)})" for part in left[:NAMED]]

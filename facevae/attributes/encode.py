@@ -27,7 +27,7 @@ from facevae.errors import UNREADABLE, UserError
 from facevae.models import VAE
 from facevae.models.folding import fold_batch_norms
 from facevae.progress import progress, say
-from facevae.runtime import Node, errors_left_out, in_pool, pool_labels
+from facevae.runtime import LOST_PROCESS, Node, errors_left_out, in_pool, pool_labels
 from facevae.tries import Tries, finish, reason_of
 
 Row = dict[str, Any]
@@ -202,7 +202,7 @@ def encode_shards(
                     done += chosen[row["name"]].rows
                     bar(done)
 
-        finish(Tries(output, config.tries), todo, run, "shards")
+        finish(Tries(output, config.tries), todo, run, "shards", LOST_PROCESS)
     return _statistics(output, manifest)
 
 

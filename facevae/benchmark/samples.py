@@ -2,9 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
-
-T = TypeVar("T")
+from typing import NamedTuple
 
 
 class Spread(NamedTuple):
@@ -30,22 +28,23 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
 
 
 def in_turn(
-    measures: Mapping[str, Callable[[], T]], rounds: int, tell: Callable[[str], None]
-) -> dict[str, list[T]]:
+    measures: Mapping[str, Callable[[], float]], rounds: int, tell: Callable[[str], None]
+) -> dict[str, list[float]]:
     """Measure everything `rounds` times, one after the other, every second round backwards.
 
     Args:
         measures: what is measured, by name.
         rounds: how often.
-        tell: is told what is measured next.
+        tell: is told what is measured next, and what was found.
 
     Returns:
         By name, one result a round.
     """
-    results: dict[str, list[T]] = {name: [] for name in measures}
+    results: dict[str, list[float]] = {name: [] for name in measures}
     for number in range(rounds):
         names = list(measures)
         for name in names if number % 2 == 0 else reversed(names):
             tell(f"benchmark: round {number + 1}/{rounds}, {name}")
             results[name].append(measures[name]())
+            tell(f"benchmark: {name} {results[name][-1]:,.4g}")
     return results

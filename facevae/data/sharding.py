@@ -18,7 +18,7 @@ from facevae.data.shards import Manifest, Quarantined, Shard, ShardRows
 from facevae.data.sources import DrawnSource, FaceSource, ImageFolderSource
 from facevae.errors import UserError
 from facevae.progress import progress
-from facevae.runtime import errors_left_out
+from facevae.runtime import LOST_PROCESS, errors_left_out
 from facevae.tries import Tries, finish
 
 # The face of CelebA's aligned 178x218 images: the square below the hair line's top, above the neck.
@@ -209,7 +209,7 @@ def _write_all(
                     done += len(by_name[row["name"]].rows)
                     bar(done)
 
-        finish(Tries(folder, config.tries), todo, run, "shards")
+        finish(Tries(folder, config.tries), todo, run, "shards", LOST_PROCESS)
 
 
 def shard_item(source: FaceSource, plan: ShardPlan) -> dict[str, Any]:

@@ -62,6 +62,10 @@ class ProgressBoard:
         """Why what the run should log has not arrived; none if it has."""
         return self._lost
 
+    def step(self) -> int:
+        """The newest step."""
+        return self._step
+
     def read(self) -> tuple[int, Metrics, list[str]]:
         """The newest step and metrics, and the messages since the last call."""
         lines, self._lines = self._lines, []

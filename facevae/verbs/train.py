@@ -27,6 +27,7 @@ from facevae.progress import progress, say
 from facevae.tracking import MODEL_NAME, SHARDS_RUN_TAG, Run, log_model, start_run, store_uri
 from facevae.training.board import ProgressBoard
 from facevae.training.checkpoints import FOLDER, Checkpoints
+from facevae.training.failures import StopAtMistakes, cause_of, failure_config
 from facevae.training.loop import Metrics
 from facevae.training.resources import WorkerPlan, plan_workers
 from facevae.training.worker import train_worker
@@ -37,14 +38,10 @@ from facevae.verbs.stopping import stopping
 BEST = "best"
 CURVES = ("loss", "kl", "reconstruction", "psnr", "images_per_second", "learning_rate")
 SPLITS = ("train", "validation")
-LOST_WORKERS = 20
-"""how often a run starts anew after losing a worker; the same command goes on from there"""
 KEEPING = {"checkpoints_kept", "keep_best", "failed_checkpoints_allowed"}
 """what may change when a run goes on, since the result does not depend on it"""
 STOP_SECONDS = 60.0
 """how long a run that is told to stop waits for its checkpoint"""
-MINUTES_FOR_NODES = 30
-"""how long training waits for nodes that the autoscaler must add first"""
 
 
 class Data(NamedTuple):
@@ -193,8 +190,8 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> str | 
             name=FOLDER,
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=_failures(plan),
-            callbacks=[StopAtMistakes()],
+            failure_config=failure_config(plan),
+            callbacks=[StopAtMistakes(board)],
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -205,7 +202,7 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> str | 
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise _cause(error) from error
+            raise cause_of(error) from error
     lost: str | None = ray.get(board.lost.remote())
     return lost
 
@@ -225,48 +222,6 @@ def _keep_a_checkpoint(board: Any) -> None:
 
 def _count(plan: WorkerPlan) -> int | tuple[int, int]:
     return plan.workers if plan.fewest == plan.workers else (plan.fewest, plan.workers)
-
-
-def _failures(plan: WorkerPlan) -> ray.train.FailureConfig:
-    """What training outlives.
-
-    Ray tries for a minute to start workers, and counts what failed over the whole run. A range of
-    workers is there to outlive lost nodes; each loss costs such a try, since Ray's count of nodes
-    lags behind. A fixed number outlives lost processes.
-    """
-    limit = MINUTES_FOR_NODES if plan.is_waiting else 3
-    if plan.fewest < plan.workers:
-        limit = MINUTES_FOR_NODES + LOST_WORKERS
-    return ray.train.FailureConfig(max_failures=LOST_WORKERS, controller_failure_limit=limit)
-
-
-class StopAtMistakes(ray.train.UserCallback):  # type: ignore[misc]  # ray is not annotated
-    """Ends a run at what its user must mend, instead of starting workers anew to the same end."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise the first worker's mistake of the user's: an error here, Ray does not retry."""
-        for exception in worker_exceptions.values():
-            mistake = _mistake(exception)
-            if mistake is not None:
-                raise mistake
-
-
-def _cause(error: Exception) -> Exception:
-    """The worker's own exception if it is one that the user can mend, else Ray's."""
-    failures = [getattr(error, "controller_failure", None)]
-    failures += getattr(error, "worker_failures", {}).values()
-    return next(filter(None, map(_mistake, failures)), error)
-
-
-def _mistake(failure: BaseException | None) -> UserError | None:
-    """A failure as the mistake of the user's that caused it, if one did."""
-    while failure is not None:
-        if isinstance(failure, UserError):
-            return UserError(str(failure))
-        if isinstance(failure, OSError) and failure.errno in storage.WRITE_ERRORS:
-            return UserError(f"cannot write a checkpoint: {storage.WRITE_ERRORS[failure.errno]}")
-        failure = failure.__cause__
-    return None
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from PIL import Image
 from ray import cloudpickle
 
 from facevae import runtime
+from facevae.attributes import encode as encode_module
 from facevae.attributes.encode import encode_shards, plan_encoders
 from facevae.checkpoint import LoadedModel, ModelCard
 from facevae.config import EncodingConfig, ModelConfig, ShardsConfig
@@ -111,6 +112,22 @@ def encode(shards, tmp_path):
         )
 
     return run
+
+
+def test_a_pass_goes_on_when_ray_loses_an_actor_of_its_own(encode, tmp_path, monkeypatch, capsys):
+    tasks = encode_module._tasks
+    losses = [ray.exceptions.ActorUnavailableError("The actor is temporarily unavailable", None)]
+
+    def lose(*arguments):
+        if losses:
+            raise losses.pop()
+        return tasks(*arguments)
+
+    monkeypatch.setattr(encode_module, "_tasks", lose)
+    found = [each.shard for each in encode(tmp_path / "out", times=0)]
+    assert found == [each.shard for each in encode(tmp_path / "quiet", times=0)]
+    said = capsys.readouterr().err
+    assert "warning: those shards that are left go on after ActorUnavailableError: " in said
 
 
 def test_an_actor_that_keeps_dying_on_a_shard_gives_it_up(encode, tmp_path, shards):

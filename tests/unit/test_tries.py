@@ -82,3 +82,30 @@ def test_a_part_that_keeps_failing_is_named_with_its_last_reason(tries):
     assert "\n" not in str(failed.value)
     assert not errors["b"]
     assert run_parts(tries, {}) == ["a", "b", "c"]  # the same command tries them again
+
+
+def test_what_a_run_outlives_leaves_parts_to_the_next_try_and_its_last_error_is_raised(
+    tries, capsys
+):
+    errors: list[Exception] = [OSError("a node\nwent")]
+    finished: list[str] = []
+
+    def run(parts) -> None:
+        finished.append(parts[0])
+        if errors:
+            raise errors.pop()
+
+    def todo() -> list[str]:
+        return [part for part in "ab" if part not in finished]
+
+    finish(tries, todo, run, "parts", (OSError,))
+    assert finished == ["a", "b"]
+    said = capsys.readouterr().err
+    assert said == "warning: those parts that are left go on after OSError: a node went\n"
+    finished.clear()
+    errors += [ConnectionError("twice"), OSError("once")]
+    with pytest.raises(ConnectionError, match="twice"):
+        finish(tries, lambda: ["c"], run, "parts", (OSError,))
+    errors.append(KeyError("another"))
+    with pytest.raises(KeyError):
+        finish(tries, lambda: ["c"], run, "parts", (OSError,))

@@ -8,6 +8,7 @@ def test_lines_are_read_once_and_metrics_stay():
     board.tell("one")
     board.show(3, {"train/loss": 1.0})
     board.show(4, {"validation/loss": 2.0})
+    assert board.step() == 4
     assert board.read() == (4, {"train/loss": 1.0, "validation/loss": 2.0}, ["one"])
     assert board.read()[2] == []
 
