@@ -1,6 +1,7 @@
 """What driver and workers tell each other while training runs: an actor on the driver's node."""
 
 import time
+from collections import Counter
 
 Metrics = dict[str, float]  # not that of loop.py: this process needs no torch
 LISTENING_SECONDS = 5.0
@@ -18,6 +19,8 @@ class ProgressBoard:
         self._lost: str | None = None
         self._stops, self._saves, self._asked = False, 0, 0.0
         self._stopped: int | None = None
+        self._failed_at = 0
+        self._failures: Counter[tuple[int, str]] = Counter()
 
     # --- from the workers ---
 
@@ -33,6 +36,14 @@ class ProgressBoard:
     def lose(self, reason: str) -> None:
         """Remember why what the run should log has not arrived."""
         self._lost = reason
+
+    def fail(self, rank: int, reason: str) -> int:
+        """Count a failure of a rank; returns how often it failed so since the newest step came."""
+        if self._step != self._failed_at:
+            self._failed_at = self._step
+            self._failures.clear()
+        self._failures[rank, reason] += 1
+        return self._failures[rank, reason]
 
     def wishes(self) -> tuple[bool, int]:
         """Whether to stop, and how many checkpoints out of turn were asked for so far."""
@@ -61,10 +72,6 @@ class ProgressBoard:
     def lost(self) -> str | None:
         """Why what the run should log has not arrived; none if it has."""
         return self._lost
-
-    def step(self) -> int:
-        """The newest step."""
-        return self._step
 
     def read(self) -> tuple[int, Metrics, list[str]]:
         """The newest step and metrics, and the messages since the last call."""

@@ -1,10 +1,12 @@
 """What a training outlives, and what ends it."""
 
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 import ray.train
+import torch.distributed as dist
 
 from facevae import storage
 from facevae.errors import UserError
@@ -31,30 +33,49 @@ def failure_config(plan: WorkerPlan) -> ray.train.FailureConfig:
     return ray.train.FailureConfig(max_failures=LOST_WORKERS, controller_failure_limit=limit)
 
 
+class RepeatedError(Exception):
+    """An error that a worker raised again and again at the same step."""
+
+
+@contextmanager
+def ending_at_repeated_errors(board: Any, rank: int) -> Iterator[None]:
+    """A block of a worker whose errors are counted: a program's mistake is no machine that dies.
+
+    Args:
+        board: the `ProgressBoard` actor, which outlives the workers.
+        rank: whose errors are counted.
+
+    Raises:
+        RepeatedError: instead of the error, once it has come `SAME_ERRORS` times.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _mistake(error) is None and not _is_of_a_connection(error):
+            reason = f"{type(error).__name__}: {error}"
+            if ray.get(board.fail.remote(rank, reason)) >= SAME_ERRORS:
+                raise RepeatedError(f"{SAME_ERRORS} times at the same step, {reason}") from error
+        raise
+
+
+def _is_of_a_connection(error: Exception) -> bool:
+    """Whether another worker or a store may have gone, as far as this one can see."""
+    kinds = (OSError, dist.DistError, ray.exceptions.RayError)
+    return isinstance(error, kinds) or "gloo" in str(error)
+
+
 class StopAtMistakes(ray.train.UserCallback):  # type: ignore[misc]  # ray is not annotated
     """Ends a run at what its user must mend, instead of starting workers anew to the same end."""
 
-    def __init__(self, board: Any) -> None:
-        self._board = board
-        self._step, self._errors = -1, Counter[str]()
-
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise a mistake of the user's, or an error that comes back: Ray does not retry it then.
+        """Raise the first error that no new worker would mend: an error here, Ray does not retry.
 
-        What workers say of a lost one differs from time to time, by port or process number.
+        Ray calls it at every look at the workers, as often as they have errors.
         """
         for exception in worker_exceptions.values():
-            mistake = _mistake(exception)
+            mistake = exception if isinstance(exception, RepeatedError) else _mistake(exception)
             if mistake is not None:
                 raise mistake
-        step = ray.get(self._board.step.remote())
-        if step != self._step:
-            self._step, self._errors = step, Counter()
-        said = {_last_line(exception): exception for exception in worker_exceptions.values()}
-        self._errors.update(said.keys())
-        for line, exception in said.items():
-            if self._errors[line] == SAME_ERRORS:
-                raise exception
 
 
 def cause_of(error: Exception) -> Exception:
@@ -73,8 +94,3 @@ def _mistake(failure: BaseException | None) -> UserError | None:
             return UserError(f"cannot write a checkpoint: {storage.WRITE_ERRORS[failure.errno]}")
         failure = failure.__cause__
     return None
-
-
-def _last_line(error: Exception) -> str:
-    """The error itself, where its text is a traceback."""
-    return str(error).strip().rpartition("\n")[2]

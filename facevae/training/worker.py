@@ -26,6 +26,7 @@ from facevae.models import VAE
 from facevae.tracking import NODES_TAG, Run, RunId
 from facevae.training.build import build_trainee
 from facevae.training.checkpoints import Checkpoints
+from facevae.training.failures import ending_at_repeated_errors
 from facevae.training.loop import WORKERS, Metrics, train
 from facevae.training.step import Rank, Trainee
 
@@ -45,9 +46,14 @@ def train_worker(job: dict[str, Any]) -> None:
             `readers`, `reader_labels`, and `progress` (a ProgressBoard actor).
     """
     torch.set_num_threads(job["threads"])
-    config = TrainConfig.model_validate(job["config"])
     context = ray.train.get_context()
     rank = Rank(context.get_world_rank(), context.get_world_size())
+    with ending_at_repeated_errors(job["progress"], rank.rank):
+        _train(job, rank)
+
+
+def _train(job: dict[str, Any], rank: Rank) -> None:
+    config = TrainConfig.model_validate(job["config"])
     manifest = read_manifest(job["shards"])
     trainee = build_trainee(config, ray.train.torch.get_device(), rank, _parallel)
     checkpoints = Checkpoints(config.output, config.training, _teller(job["progress"]))

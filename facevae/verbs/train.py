@@ -191,7 +191,7 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> str | 
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=failure_config(plan),
-            callbacks=[StopAtMistakes(board)],
+            callbacks=[StopAtMistakes()],
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )

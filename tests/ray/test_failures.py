@@ -3,10 +3,18 @@
 import pytest
 import ray
 from ray.train import TrainingFailedError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from torch.distributed import DistBackendError
 
 from facevae.config import TrainConfig
+from facevae.errors import UserError
 from facevae.training.board import ProgressBoard
-from facevae.training.failures import SAME_ERRORS, StopAtMistakes
+from facevae.training.failures import (
+    SAME_ERRORS,
+    RepeatedError,
+    StopAtMistakes,
+    ending_at_repeated_errors,
+)
 from facevae.verbs import train
 from tests.ray.noting import noting, tries
 
@@ -37,14 +45,31 @@ def test_a_bug_ends_the_run_with_its_traceback(shards, tmp_path, monkeypatch):
     assert tries(tmp_path) == SAME_ERRORS
 
 
-def test_an_error_that_comes_back_ends_it_and_other_ones_do_not(board):
-    stop = StopAtMistakes(board)
-    for port in range(10):  # each lost worker is another
-        stop.after_exception(None, {0: RuntimeError(f"Connection closed by peer :{port}")})
-    for step in range(10):  # in between it trains
-        ray.get(board.show.remote(step, {}))
-        stop.after_exception(None, {0: ValueError("no")})
-    again = {0: RuntimeError("Connection closed by peer :7"), 1: ValueError("Traceback\n\nno\n")}
-    stop.after_exception(None, again)
-    with pytest.raises(ValueError, match="no"):
-        stop.after_exception(None, {1: ValueError("no")})
+def test_an_error_that_comes_back_at_one_step_ends_it_and_other_ones_do_not(board):
+    def fail(error: Exception, rank: int = 0) -> None:
+        with ending_at_repeated_errors(board, rank):
+            raise error
+
+    def raised(error: Exception, times: int, expected: type[Exception], rank: int = 0) -> None:
+        for _ in range(times):
+            with pytest.raises(expected):
+                fail(error, rank)
+
+    raised(
+        RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"), 5, RuntimeError
+    )
+    raised(DistBackendError("NCCL error: remote process exited"), 5, DistBackendError)
+    raised(ConnectionResetError("S3"), 5, ConnectionResetError)
+    raised(UserError("mend it"), 5, UserError)
+    raised(ValueError("no"), SAME_ERRORS - 1, ValueError)
+    raised(ValueError("no"), 1, ValueError, rank=1)
+    ray.get(board.show.remote(1, {}))
+    raised(ValueError("no"), SAME_ERRORS - 1, ValueError)
+    with pytest.raises(RepeatedError, match="3 times at the same step, ValueError: no"):
+        fail(ValueError("no"))
+
+
+def test_lost_workers_do_not_end_a_run_however_often_they_are_looked_at():
+    lost = WorkerHealthCheckFailedError("no answer", ray.exceptions.ActorDiedError())
+    for _ in range(10):
+        StopAtMistakes().after_exception(None, {0: lost, 1: ValueError("of now")})

@@ -8,7 +8,6 @@ def test_lines_are_read_once_and_metrics_stay():
     board.tell("one")
     board.show(3, {"train/loss": 1.0})
     board.show(4, {"validation/loss": 2.0})
-    assert board.step() == 4
     assert board.read() == (4, {"train/loss": 1.0, "validation/loss": 2.0}, ["one"])
     assert board.read()[2] == []
 
@@ -23,3 +22,11 @@ def test_a_stop_tells_whether_a_worker_hears_it():
     assert board.last_step() is None
     board.stopped(7)
     assert board.last_step() == 7
+
+
+def test_failures_are_counted_by_rank_and_reason_until_the_next_step():
+    board = ProgressBoard()
+    assert [board.fail(0, "a"), board.fail(1, "a"), board.fail(0, "b")] == [1, 1, 1]
+    assert board.fail(0, "a") == 2
+    board.show(1, {})
+    assert board.fail(0, "a") == 1
