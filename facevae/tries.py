@@ -14,6 +14,8 @@ from facevae.progress import say
 
 FOLDER = "tries"
 DIED = "its worker process died, perhaps for want of memory"
+LOST_RUNS = 3
+"""how often a job goes on after Ray itself has lost its way, as it may when nodes die"""
 NAMED = 10
 """how many parts an error names"""
 
@@ -72,22 +74,24 @@ def finish(
         todo: the parts that are not finished.
         run: runs parts, each inside `tries.one`, and outlives those that fail.
         what: what the parts are called.
-        outlives: errors of `run` itself that leave parts to the next try, with a warning.
+        outlives: errors of `run` itself after which those that are left go on, with a warning,
+            `LOST_RUNS` times.
 
     Raises:
         UserError: some parts have had all their tries; names them and says why.
-        Exception: an error of `run` itself; of those that it outlives, the last try's.
+        Exception: an error of `run` itself.
     """
     tries.forget()
     left = todo()
     count = len(left)
-    for last in (*[False] * (tries.most - 1), True):
-        if not left:
-            break
+    lost, runs = 0, 0
+    while left and runs < tries.most:
         try:
             run(left)
+            runs += 1
         except outlives as error:
-            if last:
+            lost += 1
+            if lost > LOST_RUNS and todo():
                 raise
             say(f"warning: those {what} that are left go on after {reason_of(error)}")
         left = todo()

@@ -8,7 +8,7 @@ import pytest
 
 from facevae import storage
 from facevae.errors import UserError
-from facevae.tries import DIED, Tries, finish
+from facevae.tries import DIED, LOST_RUNS, Tries, finish
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -84,28 +84,31 @@ def test_a_part_that_keeps_failing_is_named_with_its_last_reason(tries):
     assert run_parts(tries, {}) == ["a", "b", "c"]  # the same command tries them again
 
 
-def test_what_a_run_outlives_leaves_parts_to_the_next_try_and_its_last_error_is_raised(
-    tries, capsys
-):
-    errors: list[Exception] = [OSError("a node\nwent")]
+def test_a_job_goes_on_after_errors_that_it_outlives_and_no_part_pays_for_them(tries, capsys):
+    errors: list[Exception] = [ArithmeticError("a part's"), OSError("a node\nwent"), OSError("2")]
     finished: list[str] = []
 
     def run(parts) -> None:
-        finished.append(parts[0])
-        if errors:
-            raise errors.pop()
+        error = errors.pop() if errors else None
+        if isinstance(error, OSError):
+            raise error
+        finished.extend(parts[error is not None :])
 
-    def todo() -> list[str]:
-        return [part for part in "ab" if part not in finished]
-
-    finish(tries, todo, run, "parts", (OSError,))
-    assert finished == ["a", "b"]
+    finish(tries, lambda: [p for p in "ab" if p not in finished], run, "parts", (OSError,))
+    assert finished == ["b", "a"]
     said = capsys.readouterr().err
-    assert said == "warning: those parts that are left go on after OSError: a node went\n"
-    finished.clear()
-    errors += [ConnectionError("twice"), OSError("once")]
-    with pytest.raises(ConnectionError, match="twice"):
-        finish(tries, lambda: ["c"], run, "parts", (OSError,))
-    errors.append(KeyError("another"))
-    with pytest.raises(KeyError):
-        finish(tries, lambda: ["c"], run, "parts", (OSError,))
+    assert "warning: those parts that are left go on after OSError: a node went\n" in said
+
+
+def test_errors_without_end_are_raised_at_last_and_others_at_once(tries):
+    errors: list[Exception] = []
+
+    def run(parts) -> None:
+        errors.append(ConnectionError(f"number {len(errors)}"))
+        raise errors[-1]
+
+    with pytest.raises(ConnectionError, match=f"number {LOST_RUNS}"):
+        finish(tries, lambda: ["a"], run, "parts", (OSError,))
+    finish(tries, lambda: ["a"][len(errors) > 2 * LOST_RUNS :], run, "parts", (OSError,))
+    with pytest.raises(ConnectionError):
+        finish(tries, lambda: ["a"], run, "parts", (ValueError,))
