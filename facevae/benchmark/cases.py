@@ -5,26 +5,31 @@ values of the same round.
 """
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
 from pathlib import Path
-
-import psutil
 
 from facevae import runtime, storage
 from facevae.attributes.encode import plan_encoders
 from facevae.benchmark import agreement, encoding, sharding, training
 from facevae.benchmark.agreement import Vectors
 from facevae.benchmark.bench import Bench
-from facevae.benchmark.command import Moment, Watched
+from facevae.benchmark.command import Watched
 from facevae.benchmark.encoding import Images
+from facevae.benchmark.resume import (
+    Trainings,
+    seconds_a_step,
+    seconds_after_a_lost_worker,
+    seconds_after_a_new_command,
+)
 from facevae.benchmark.samples import in_turn, ratios
 from facevae.benchmark.sharding import Faces
 from facevae.benchmark.tasks import in_fresh_process
 from facevae.benchmark.training import Steps
 from facevae.config import AttributesConfig, EncodingConfig, ModelName, TrainConfig
 from facevae.data.shards import read_manifest
+from facevae.errors import UserError
 from facevae.progress import say
 from facevae.training.checkpoints import Checkpoints
 from facevae.training.resources import plan_workers
@@ -122,8 +127,10 @@ def attributes_case(bench: Bench) -> Measured:
     }
     rates = in_turn(measures, bench.config.rounds, say)
     ceiling = [min(both) for both in zip(rates["decoding"], rates["encoding"], strict=True)]
-    seconds = {faces: [faces / rate for rate in rates[name]]
-               for faces, name in ((many, "ours"), (few, "ours_few"))}  # fmt: skip
+    seconds = {
+        faces: list(map(_without_start, passes[faces], rates[name]))
+        for faces, name in ((many, "ours"), (few, "ours_few"))
+    }
     return {
         **rates,
         "ceiling": ceiling,
@@ -210,93 +217,33 @@ def sharding_case(bench: Bench) -> Measured:
 def resume_case(bench: Bench) -> Measured:
     """What checkpoints cost, and how soon training goes on after a worker or its driver died."""
     shards = bench.shards(TRAINING_FACES, LOSSES["onet"])
-    steps = bench.config.steps
-    loss = {"loss": _loss(bench, "onet")}
-
-    def seconds(checkpoint_every: int) -> float:
-        training_settings = {"checkpoint_every": checkpoint_every, "log_every": 1}
-        config = bench.train_config(
-            shards, bench.fresh("train"), training=training_settings, **loss
-        )
-        moments = bench.run("train", config).of("train")
-        first = next(moment for moment in moments if moment.step.done > 0)
-        return moments[-1].seconds - first.seconds
-
-    every = max(1, steps // 10)
+    trainings = Trainings(bench, shards, _loss(bench, "onet"))
+    steps, every = bench.config.steps, max(1, bench.config.steps // 10)
     rounds = in_turn(
         {
-            "seconds_without_checkpoints": partial(seconds, steps),
-            "seconds_with_checkpoints": partial(seconds, every),
-            "seconds_from_lost_worker_to_next_step": partial(_lose_a_worker, bench, shards, loss),
-            "seconds_from_new_command_to_next_step": partial(_lose_the_driver, bench, shards, loss),
+            "seconds_of_a_step": partial(seconds_a_step, trainings, steps),
+            "seconds_of_a_step_with_checkpoints": partial(seconds_a_step, trainings, every),
+            "seconds_from_lost_worker_to_next_step": partial(
+                seconds_after_a_lost_worker, trainings, every
+            ),
+            "seconds_from_new_command_to_next_step": partial(
+                seconds_after_a_new_command, trainings
+            ),
         },
         bench.config.rounds,
         say,
     )
-    pairs = zip(
-        rounds["seconds_with_checkpoints"], rounds["seconds_without_checkpoints"], strict=True
-    )
-    of_one = [(long - short) / (steps // every - 1) for long, short in pairs]
-    step = [short / steps for short in rounds["seconds_without_checkpoints"]]
+    plain, kept = rounds["seconds_of_a_step"], rounds["seconds_of_a_step_with_checkpoints"]
+    between = (steps - 1) / ((steps - 1) // every)  # steps, on average, from one to the next
+    of_one = [(slow - fast) * between for slow, fast in zip(kept, plain, strict=True)]
     usual = TrainConfig().training.checkpoint_every
-    return {
-        **rounds,
-        "seconds_of_a_checkpoint": of_one,
-        "checkpoint_overhead": [
-            each / (usual * one) for each, one in zip(of_one, step, strict=True)
-        ],
-    }
-
-
-def _lose_a_worker(bench: Bench, shards: str, loss: Mapping[str, object]) -> float:
-    """Seconds from the death of a worker to the next step that was not trained before."""
-    config = bench.train_config(
-        shards,
-        bench.fresh("train"),
-        training={"checkpoint_every": max(1, bench.config.steps // 10), "log_every": 1},
-        **loss,
-    )
-    killed: list[Moment] = []
-
-    def kill(moment: Moment, _: psutil.Process) -> None:
-        half = config.training.steps // 2
-        if not killed and moment.step.title == "train" and moment.step.done >= half:
-            killed.append(moment)
-            _training_worker().kill()
-
-    moments = bench.run("train", config, kill).of("train")
-    (death,) = killed
-    after = next(moment for moment in moments if moment.step.done > death.step.done)
-    return after.seconds - death.seconds
-
-
-def _lose_the_driver(bench: Bench, shards: str, loss: Mapping[str, object]) -> float:
-    """Seconds from the same command again to the next step, after half of the training."""
-    half = bench.config.steps // 2
-    output = bench.fresh("train")
-    every = {"checkpoint_every": half, "log_every": 1}
-    config = bench.train_config(shards, output, training=every, **loss)
-
-    def kill(moment: Moment, driver: psutil.Process) -> None:
-        if moment.step.title == "train" and moment.step.done > half + 1:
-            driver.kill()
-
-    bench.run("train", config, kill)
-    moments = bench.run("train", config).of("train")
-    return next(each.seconds for each in moments if each.step.done > half)
+    overhead = [one / (usual * fast) for one, fast in zip(of_one, plain, strict=True)]
+    return {**rounds, "seconds_of_a_checkpoint": of_one, "checkpoint_overhead": overhead}
 
 
 def _cpus() -> int:
     """The CPUs of the largest node that is here."""
     return max(int(node.cpus) for node in runtime.nodes() if node.is_here)
-
-
-def _training_worker() -> psutil.Process:
-    """The process of Ray Train that is training on this machine."""
-    for process in psutil.process_iter(["cmdline"]):
-        if "RayTrainWorker" in " ".join(process.info["cmdline"] or ()):
-            return process
-    raise AssertionError("no training worker on this machine")
 
 
 def _loss(bench: Bench, name: str) -> dict[str, object]:
@@ -328,8 +275,16 @@ def _logged(config: TrainConfig, name: str) -> list[float]:
 def _steady_rate(watched: Watched, title: str, at_once: int) -> float:
     """Images a second of a pass once all its tasks run: from the end of the first of each on."""
     moments = watched.of(title)
-    first, last = moments[min(at_once, len(moments) - 1) - 1], moments[-1]
+    first, last = moments[min(at_once, len(moments)) - 1], moments[-1]
+    if last.step.done == first.step.done:
+        raise UserError(f"{title}: too few shards to measure a rate of: give more faces")
     return (last.step.done - first.step.done) / (last.seconds - first.seconds)
+
+
+def _without_start(watched: Watched, rate: float) -> float:
+    """Seconds of an attribute pass from its first image to the end of the command."""
+    first = watched.of("encode")[0]
+    return watched.seconds - (first.seconds - first.step.done / rate)
 
 
 def _start(watched: Watched, title: str, seconds_per_step: float) -> float:

@@ -16,6 +16,7 @@ from facevae.benchmark.agreement import Vectors
 from facevae.benchmark.bench import Bench
 from facevae.benchmark.command import Watched, run_command, store_use
 from facevae.benchmark.encoding import Images
+from facevae.benchmark.resume import Trainings, seconds_after_a_lost_worker
 from facevae.benchmark.training import Steps
 from facevae.config import AttributesConfig, BenchmarkConfig, EncodingConfig, TrainConfig
 from facevae.data.shards import read_manifest
@@ -124,6 +125,14 @@ def test_bytes_that_pass_through_the_store_stay_few(shards, trained):
     weights = 9.3e6  # put there once, whatever the number of images
     made = bench.run("attributes", config).store_made
     assert made - weights < 100 * read_manifest(str(shards)).rows()
+
+
+def test_a_training_goes_on_after_a_lost_worker(shards, tmp_path):
+    bench = Bench(BenchmarkConfig(steps=24), tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    assert 1 < seconds_after_a_lost_worker(Trainings(bench, str(shards), {}), 5) < 120
+    (output,) = (tmp_path / "runs").iterdir()
+    run = MlflowClient(bench.tracking["uri"]).get_run(read_run_id(str(output)).run_id)
+    assert run.data.tags["facevae.restarts"] == "1"
 
 
 def test_the_store_is_read_on_this_cluster(ray_cluster):
