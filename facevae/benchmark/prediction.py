@@ -22,13 +22,15 @@ class Machine(NamedTuple):
     trained: float
     """images a second that one worker trains, alone"""
     encoded: float
-    """images a second that one encoder encodes"""
+    """images a second that one encoder encodes: a GPU, or a core if `is_cpu`"""
     decoded: float
     """images a second that one core decodes"""
     cores: int
     """cores beside each worker or encoder that may decode"""
     dollars: float
     """an hour of a worker with its cores"""
+    is_cpu: bool = False
+    """whether its cores encode too, as there is no GPU"""
 
 
 class Network(NamedTuple):
@@ -88,13 +90,18 @@ def attributes(
 ) -> Prediction:
     """The attribute pass on W encoders: the slowest of encoding, decoding and the store.
 
-    Encoders share nothing but the store, so that W of them are W times as fast.
+    Encoders share nothing but the store, so that W of them are W times as fast. On CPU each core
+    does both, one after the other.
     """
-    rates = {
-        "encoders": encoders * machine.encoded,
-        "decoding": encoders * machine.cores * machine.decoded,
-        "object store": encoders * network.store / bytes_per_image,
-    }
+    if machine.is_cpu:
+        seconds = 1 / machine.encoded + 1 / machine.decoded
+        rates = {"cores": encoders * machine.cores / seconds}
+    else:
+        rates = {
+            "encoders": encoders * machine.encoded,
+            "decoding": encoders * machine.cores * machine.decoded,
+        }
+    rates["object store"] = encoders * network.store / bytes_per_image
     limit = min(rates, key=lambda name: rates[name])
     return _prediction(rates[limit], images, start_seconds, machine.dollars * encoders, limit)
 
@@ -117,12 +124,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         measured = json.loads(Path(options.result).read_text())
+        encoding_cores = options.measured_cores if options.cpu else 1
         machine = Machine(
             trained=options.trained or measured[f"training/{options.case}/ours"],
-            encoded=options.encoded or measured["attributes/encoding"],
+            encoded=options.encoded or measured["attributes/encoding"] / encoding_cores,
             decoded=options.decoded or measured["attributes/decoding"] / options.measured_cores,
             cores=options.cores,
             dollars=options.dollars,
+            is_cpu=options.cpu,
         )
         start = measured[f"training/{options.case}/seconds_to_first_step"]
         gradients = GRADIENT_BYTES[options.case.partition("/")[0]]
@@ -167,14 +176,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=50_000, help="steps of training")
     add("--batch", type=int, default=128, help="images of a step over all workers")
     add("--images", type=int, default=202_599, help="images of the attribute pass")
-    add("--cores", type=int, default=1, help="cores beside a worker that may decode")
+    add("--cores", type=int, default=1, help="cores of each worker that may decode")
     add("--measured_cores", type=int, default=2, help="cores of the machine that was measured")
+    add("--cpu", action="store_true", help="no GPUs, here and there: the cores encode too")
     add("--dollars", type=float, default=0.0, help="price of an hour of a worker with its cores")
     add("--between", type=float, default=1.25e9, help="bytes a second between machines")
     add("--store", type=float, default=5e8, help="bytes a second from the object store")
     add("--bytes_per_image", type=float, default=10_100, help="stored size of an image")
     add("--trained", type=float, help="images a second of one worker, instead of the measured")
-    add("--encoded", type=float, help="images a second of one encoder, instead of the measured")
+    add(
+        "--encoded",
+        type=float,
+        help="images a second of one encoder (with --cpu of one core), instead of the measured",
+    )
     add("--decoded", type=float, help="images a second of one core, instead of the measured")
     return parser
 

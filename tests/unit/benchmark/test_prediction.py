@@ -55,6 +55,14 @@ def test_encoders_add_up_and_starting_is_paid_for():
     assert ten.images_per_second == pytest.approx(80_000)
 
 
+def test_without_gpus_every_core_does_both():
+    cores = MACHINE._replace(encoded=500, decoded=2000, is_cpu=True)
+    two = attributes(cores, NETWORK, 2, 8e6, 1e3, 0)
+    assert two.images_per_second == pytest.approx(2 * 4 * 400)
+    assert two.limit == "cores"
+    assert attributes(cores, NETWORK, 2, 8e6, 1e6, 0).limit == "object store"
+
+
 def test_two_halves_of_a_machine_lose_the_sum_of_gradients():
     assert two_workers_over_one(0, 400, 128, 1e9) == 1
     assert two_workers_over_one(1e7, 400, 128, 1e9) == pytest.approx(0.32 / 0.33)
@@ -79,6 +87,10 @@ def test_the_table_is_printed_from_a_result(tmp_path, capsys):
     rows = capsys.readouterr().out.splitlines()
     assert rows[2].startswith("| 1 | 50,000 steps | 400 | 4.45 | 8.89 | workers")
     assert len(rows) == 6
+    assert rows[3].startswith("| 1 | attributes of 202,599 | 5,000 |")
+    assert main([str(tmp_path / "result.json"), "--cpu", "--cores", "4"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[3].startswith("| 1 | attributes of 202,599 | 9,231 |")  # 4 / (1/2,500 + 1/30,000)
 
 
 @pytest.mark.parametrize(
