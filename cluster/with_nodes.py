@@ -25,11 +25,13 @@ POLL_S = 5.0
 def main(arguments: Sequence[str]) -> int:
     """Run the command of the arguments once its nodes are there; returns its exit code."""
     options = _options(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `ray job stop`: let go of the nodes
     ray.init(log_to_driver=False)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `ray job stop`: let go of the nodes
     try:
         if not _await_nodes(options):
             return 2
+        # Ray tells the command to stop too, and it keeps a checkpoint first: wait for that.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         return subprocess.run(options.command, check=False).returncode
     finally:
         request_resources(bundles=[])

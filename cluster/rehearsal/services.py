@@ -124,6 +124,8 @@ def start_part(cluster: Cluster, part: Part) -> None:
     """
     cluster.start(part.name, part.command, part.environment, part.user)
     cluster.wait(part.name, _answers(cluster, part.name))
+    if part.name == "s3":
+        _make_bucket(cluster)
 
 
 def _answers(cluster: Cluster, name: str) -> Callable[[], bool]:
@@ -159,11 +161,21 @@ def _start_s3(cluster: Cluster) -> None:
     endpoint = cluster.environment["AWS_ENDPOINT_URL"]
     cluster.start("s3", [_tool("moto_server"), "-H", "127.0.0.1", "-p", _port_of(endpoint)])
     cluster.wait("s3", _answers(cluster, "s3"))
+    _make_bucket(cluster)
+
+
+def _make_bucket(cluster: Cluster) -> None:
+    """An empty bucket: the server keeps everything in its memory."""
     login = {
         name.lower(): cluster.environment[name]
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     }
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **login)
+    client = boto3.client(
+        "s3",
+        endpoint_url=cluster.environment["AWS_ENDPOINT_URL"],
+        region_name="us-east-1",
+        **login,
+    )
     client.create_bucket(Bucket=BUCKET)
 
 

@@ -19,7 +19,8 @@ TALKATIVE = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.module
 DETACHED = 130
 """exit code after Ctrl-C, as of a shell"""
 POLL_SECONDS = 0.5
-STOP_SECONDS = 60.0
+STOP_SECONDS = 90.0
+"""longer than Ray waits before it kills"""
 
 
 def run(options: Options, config: Any) -> int:

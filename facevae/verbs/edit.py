@@ -18,6 +18,7 @@ from facevae.tracking import (
     trained_by,
 )
 from facevae.verbs.attributes import VECTORS
+from facevae.verbs.places import check_places
 
 
 def edit_faces(config: EditConfig) -> dict[str, float]:
@@ -31,6 +32,7 @@ def edit_faces(config: EditConfig) -> dict[str, float]:
         UserError: no such model, vectors, attribute or face; or vectors of another model.
     """
     output = storage.absolute(config.output)
+    check_places({"--output": output}, machines=1)
     uri = _vectors_file(storage.absolute(config.vectors))
     vectors = read_vectors(uri)
     with model_folder(config.model, config.tracking, output) as path:

@@ -40,8 +40,8 @@ CURVES = ("loss", "kl", "reconstruction", "psnr", "images_per_second", "learning
 SPLITS = ("train", "validation")
 KEEPING = {"checkpoints_kept", "keep_best", "failed_checkpoints_allowed"}
 """what may change when a run goes on, since the result does not depend on it"""
-STOP_SECONDS = 60.0
-"""how long a run that is told to stop waits for its checkpoint"""
+STOP_SECONDS = 45.0
+"""how long a run that is told to stop waits for its checkpoint; Ray kills it after 60 s"""
 
 
 class Data(NamedTuple):

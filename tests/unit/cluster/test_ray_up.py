@@ -88,7 +88,7 @@ def test_nodes_start_with_the_token_and_the_dashboard_on_loopback(config):
 
 
 def test_secrets_come_from_a_folder_of_the_user_and_are_read_by_every_command(config):
-    assert config["file_mounts"] == {"/etc/facevae": "~/.config/facevae"}
+    assert config["file_mounts"] == {"/etc/facevae": "~/.config/facevae/nodes"}
     (setup,) = config["setup_commands"]
     assert ". /etc/facevae/cluster.env" in setup
     assert setup.endswith("> ~/.bashrc")
@@ -242,3 +242,14 @@ def test_compute_engine_accepts_every_instance(cluster_folder, compute_schemas):
 )
 def test_what_compute_engine_does_not_know_is_found(compute_schemas, change, problem):
     assert unknown_to_google(change, compute_schemas["Instance"], compute_schemas) == [problem]
+
+
+def test_nvidias_runtime_is_told_to_give_the_gpus(config):
+    options = config["docker"]["run_options"]
+    assert "--env=NVIDIA_VISIBLE_DEVICES=all" in options
+    assert "--env=NVIDIA_DRIVER_CAPABILITIES=compute,utility" in options
+
+
+def test_all_groups_fit_below_the_limit_of_the_cluster(config):
+    groups = config.get("available_node_types", {})  # the machines on site are a list
+    assert sum(group.get("max_workers", 0) for group in groups.values()) <= config.get("max_workers", 0)

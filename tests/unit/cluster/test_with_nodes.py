@@ -7,6 +7,11 @@ import sys
 import pytest
 
 
+def ray_init(**_):
+    """Ray's puts its own handler in the place of whatever was there."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+
+
 class Cluster:
     """Nodes that join as time goes by, and what was asked of the autoscaler."""
 
@@ -43,7 +48,7 @@ def with_nodes(cluster_folder, monkeypatch):
     specification.loader.exec_module(module)
 
     def on(cluster):
-        monkeypatch.setattr(module.ray, "init", lambda **_: None)
+        monkeypatch.setattr(module.ray, "init", ray_init)
         monkeypatch.setattr(module.ray, "nodes", lambda: cluster.nodes)
         monkeypatch.setattr(module, "request_resources", cluster.request_resources)
         monkeypatch.setattr(module.time, "sleep", cluster.sleep)
@@ -110,6 +115,17 @@ def test_a_stopped_job_lets_go_of_its_nodes(with_nodes):
     with pytest.raises(SystemExit) as stopped:
         module.main(["--gpus", "1", *leaves(0)])
     assert stopped.value.code == 143
+    assert cluster.asked[-1] == ([], None)
+
+
+def test_a_command_that_is_stopped_too_ends_by_itself(with_nodes):
+    """It may keep a checkpoint first."""
+    cluster = Cluster()
+    cluster.nodes = GPU
+    told = (
+        "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(0.3); exit(9)"
+    )
+    assert with_nodes(cluster).main(["--gpus", "1", "--", sys.executable, "-c", told]) == 9
     assert cluster.asked[-1] == ([], None)
 
 
