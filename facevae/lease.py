@@ -94,7 +94,7 @@ def one_driver(folder: str, verb: str, job: str | None = None) -> Iterator[None]
     keeper.start()
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException:
         if keeper.lost_to is None:
             raise
     finally:

@@ -157,8 +157,12 @@ def writing_to(uri: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_file(uri: str) -> Iterator[Path]:
+def atomic_file(uri: str, *, lasting: bool = True) -> Iterator[Path]:
     """A local path to write; its content appears under `uri` when the block ends without error.
+
+    Args:
+        uri: the file.
+        lasting: wait until a local disk has it, so that it outlives a loss of power too.
 
     Raises:
         UserError: no permission, or the disk is full. Nothing is left behind.
@@ -178,7 +182,11 @@ def atomic_file(uri: str) -> Iterator[Path]:
             yield temporary
             if local:
                 temporary.chmod(0o644)
+                if lasting:
+                    _sync(temporary)
                 temporary.replace(path)
+                if lasting:
+                    _sync(Path(path).parent)
         if not local:
             with reaching(uri):
                 filesystem.put_file(str(temporary), path)
@@ -219,12 +227,24 @@ def atomic_folder(
         with writing_to(uri):
             yield temporary
             if local:
+                for each in (*temporary.rglob("*"), temporary):
+                    _sync(each)
                 _replace_folder(temporary, Path(path))
+                _sync(Path(path).parent)
         if not local:
             with reaching(uri):
                 _upload_folder(temporary, filesystem, path, last)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has a file's content, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:
@@ -307,9 +327,9 @@ def read_json(uri: str) -> Any:
         raise UserError(f"{uri} is not a JSON file ({error}); was it cut short?") from error
 
 
-def write_json(uri: str, value: Any) -> None:
-    """Write a value as JSON, atomically."""
-    with atomic_file(uri) as path:
+def write_json(uri: str, value: Any, *, lasting: bool = True) -> None:
+    """Write a value as JSON, atomically; `lasting` as in `atomic_file`."""
+    with atomic_file(uri, lasting=lasting) as path:
         path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
@@ -381,6 +401,11 @@ def reaching(uri: str) -> Iterator[None]:
     except Exception as error:
         if is_local(uri):
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"the disk of {tempfile.gettempdir()}, where {uri} is copied to, is full: free "
+                "some space or set TMPDIR"
+            ) from error
         # Each kind of store has exceptions of its own, and none but these come from there.
         raise UnreachableError(
             f"cannot reach {uri} ({_reason(error)}): check the address and the keys in the "

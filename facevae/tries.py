@@ -37,11 +37,11 @@ class Tries(NamedTuple):
         if len(begun) >= self.most:
             raise UserError(f"{part} has had its {self.most} tries")
         mark = storage.join(self.output, FOLDER, part, f"{len(begun)}.json")
-        storage.write_json(mark, DIED)
+        storage.write_json(mark, DIED, lasting=False)
         try:
             yield
         except Exception as error:
-            storage.write_json(mark, reason_of(error))
+            storage.write_json(mark, reason_of(error), lasting=False)
             raise
         storage.remove_folder(mark)
 
@@ -96,6 +96,8 @@ def finish(
             say(f"warning: those {what} that are left go on after {reason_of(error)}")
         left = todo()
     if left:
+        # A full disk fails without a mark of it: then this says so.
+        storage.write_json(storage.join(tries.output, FOLDER, "ended.json"), len(left))
         told = [f"{part} ({tries.last_reason(part)})" for part in left[:NAMED]]
         more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
         times = f"{tries.most} times" if tries.most > 1 else "once"

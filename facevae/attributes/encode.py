@@ -254,7 +254,8 @@ def _tasks(
 
 
 def _write_statistics(output: str, name: str, sha256: str, statistics: AttributeStatistics) -> None:
-    with storage.atomic_file(statistics_uri(output, name)) as path, path.open("wb") as file:
+    uri = statistics_uri(output, name)
+    with storage.atomic_file(uri, lasting=False) as path, path.open("wb") as file:
         arrays: dict[str, Any] = {**statistics.to_arrays(), "shard_sha256": np.array(sha256)}
         np.savez(file, **arrays)
 

@@ -16,7 +16,7 @@ from facevae import storage
 from facevae.attributes.vectors import LatentBatch
 from facevae.config import Split
 from facevae.data.shards import Manifest, matrix, read_columns
-from facevae.errors import UNREADABLE, UserError
+from facevae.errors import UNREADABLE, UnreachableError, UserError
 from facevae.models import VAE
 from facevae.pixels import model_input
 
@@ -73,7 +73,7 @@ def write_latents(folder: str, shard: str, batch: LatentBatch) -> None:
             pa.array(batch.attributes.reshape(-1)), batch.attributes.shape[1]
         ),
     }
-    with storage.atomic_file(latents_uri(folder, shard)) as path:
+    with storage.atomic_file(latents_uri(folder, shard), lasting=False) as path:
         pq.write_table(pa.table(columns), path, compression="none", write_page_checksum=True)
 
 
@@ -87,6 +87,8 @@ def read_latents(folder: str, manifest: Manifest, *splits: Split) -> Iterator[La
         uri = latents_uri(folder, shard.name)
         try:
             yield _read_batch(uri)
+        except UnreachableError:
+            raise
         except UNREADABLE as error:
             reason = " ".join(str(error).split())
             raise UserError(

@@ -189,6 +189,7 @@ def training_batches(
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # a damaged shard by its own words
     items = [span._asdict() for span in spans]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         ReadWindow,

@@ -25,6 +25,8 @@ from facevae.tries import Tries, finish
 CELEBA_SIZE = (178, 218)
 CELEBA_BOX: CropBox = (15, 40, 163, 188)
 RECORDS = "records"
+NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""what is wrong with one file; other errors of a disk may pass, and its shard is tried again"""
 
 
 class ShardPlan(NamedTuple):
@@ -99,7 +101,7 @@ class WriteShard:
         for row, image_id in enumerate(image_ids):
             try:
                 image = self._source.load(image_id)
-            except (BadImageError, OSError) as error:
+            except (BadImageError, *NO_FILE) as error:
                 quarantined.append(Quarantined(image_id, str(error)))
                 continue
             box = crop_box(image.size, self._config.crop)
@@ -137,7 +139,11 @@ def make_shards(
     quarantined = [*(Quarantined(*face) for face in source.unlisted), *unreadable]
     shards.write_quarantine(folder, quarantined)
     faces = len(source.faces.image_ids) + len(source.unlisted)
-    _check_bad_fraction(folder, config.sharding, quarantined, faces)
+    if len(quarantined) / faces > config.sharding.max_bad_fraction:
+        for plan, record in zip(plans, records, strict=True):
+            if record["quarantined"]:  # what is mended is read again by the same command
+                storage.remove_folder(storage.join(folder, RECORDS, f"{plan.name}.json"))
+        raise _too_many_bad(folder, config.sharding, quarantined, faces)
     manifest = Manifest(
         attribute_names=source.attribute_names,
         image_size=config.sharding.image_size,
@@ -236,14 +242,12 @@ def _tasks(
     )
 
 
-def _check_bad_fraction(
+def _too_many_bad(
     folder: str, config: ShardingConfig, quarantined: list[Quarantined], faces: int
-) -> None:
-    fraction = len(quarantined) / faces
-    if fraction > config.max_bad_fraction:
-        common = next(iter(shards.reasons(quarantined)))
-        raise UserError(
-            f"{len(quarantined)} faces ({fraction:.1%}) were quarantined, mostly '{common}'; the "
-            f"limit is sharding.max_bad_fraction {config.max_bad_fraction}: mend what "
-            f"{folder}/quarantine.csv lists, or raise the limit"
-        )
+) -> UserError:
+    common = next(iter(shards.reasons(quarantined)))
+    return UserError(
+        f"{len(quarantined)} faces ({len(quarantined) / faces:.1%}) were quarantined, mostly "
+        f"'{common}'; the limit is sharding.max_bad_fraction {config.max_bad_fraction}: mend what "
+        f"{folder}/quarantine.csv lists, or raise the limit"
+    )

@@ -18,7 +18,7 @@ from jaxtyping import Int8
 
 from facevae import storage
 from facevae.config import Split
-from facevae.errors import UNREADABLE, UserError
+from facevae.errors import UNREADABLE, UnreachableError, UserError
 
 FORMAT_VERSION = 1
 # A row group is the unit of reading: small enough to shuffle with, large enough to read at speed.
@@ -150,6 +150,8 @@ def read_shard(folder: str, name: str, row_groups: list[int] | None = None) -> S
             raise UserError("it has gaps, or labels beside -1, 0 and 1")
     except FileNotFoundError as error:
         raise UserError(f"no such shard: {uri}; make the shards again") from error
+    except UnreachableError:
+        raise
     except UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise UserError(

@@ -1,5 +1,6 @@
 """What a training outlives, and what ends it."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ import ray.train
 import torch.distributed as dist
 
 from facevae import storage
-from facevae.errors import UserError
+from facevae.errors import UnreachableError, UserError
 from facevae.training.resources import WorkerPlan
 
 LOST_WORKERS = 20
@@ -51,8 +52,9 @@ def ending_at_repeated_errors(board: Any, rank: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _mistake(error) is None and not _is_of_a_connection(error):
-            reason = f"{type(error).__name__}: {error}"
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        if _lasting_mistake(error) is None and not _is_of_a_connection(cause):
+            reason = f"{type(cause).__name__}: {cause}"
             if ray.get(board.fail.remote(rank, reason)) >= SAME_ERRORS:
                 raise RepeatedError(f"{SAME_ERRORS} times at the same step, {reason}") from error
         raise
@@ -60,7 +62,7 @@ def ending_at_repeated_errors(board: Any, rank: int) -> Iterator[None]:
 
 def _is_of_a_connection(error: Exception) -> bool:
     """Whether another worker or a store may have gone, as far as this one can see."""
-    kinds = (OSError, dist.DistError, ray.exceptions.RayError)
+    kinds = (OSError, UnreachableError, dist.DistError, ray.exceptions.RayError)
     return isinstance(error, kinds) or "gloo" in str(error)
 
 
@@ -73,7 +75,9 @@ class StopAtMistakes(ray.train.UserCallback):  # type: ignore[misc]  # ray is no
         Ray calls it at every look at the workers, as often as they have errors.
         """
         for exception in worker_exceptions.values():
-            mistake = exception if isinstance(exception, RepeatedError) else _mistake(exception)
+            if isinstance(exception, RepeatedError):
+                raise exception
+            mistake = _lasting_mistake(exception)
             if mistake is not None:
                 raise mistake
 
@@ -88,9 +92,19 @@ def cause_of(error: Exception) -> Exception:
 def _mistake(failure: BaseException | None) -> UserError | None:
     """A failure as the mistake of the user's that caused it, if one did."""
     while failure is not None:
-        if isinstance(failure, UserError):
-            return UserError(str(failure))
-        if isinstance(failure, OSError) and failure.errno in storage.WRITE_ERRORS:
-            return UserError(f"cannot write a checkpoint: {storage.WRITE_ERRORS[failure.errno]}")
-        failure = failure.__cause__
+        if isinstance(failure, ray.exceptions.RayTaskError):  # of a reader
+            failure = failure.cause
+        elif isinstance(failure, UserError):
+            return type(failure)(str(failure))
+        elif isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = failure.filename or "a file"
+            return UserError(f"cannot write {place}: {storage.WRITE_ERRORS[failure.errno]}")
+        else:
+            failure = failure.__cause__
     return None
+
+
+def _lasting_mistake(failure: BaseException) -> UserError | None:
+    """The same, unless it may pass by itself."""
+    mistake = _mistake(failure)
+    return None if isinstance(mistake, UnreachableError) else mistake

@@ -128,11 +128,11 @@ def _from_first_rank(rank: Rank, find: Callable[[], T]) -> T:
         try:
             found[0] = find()
         except UserError as error:
-            found[1] = str(error)
+            found[1] = error
     if dist.is_initialized():
         dist.broadcast_object_list(found)
     if found[1] is not None:
-        raise UserError(found[1])
+        raise found[1]
     value: T = found[0]
     return value
 

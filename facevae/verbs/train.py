@@ -167,7 +167,7 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> str | 
     # On the driver's node: on one of the workers' it would go with it.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     board = ray.remote(num_cpus=0, label_selector=here)(ProgressBoard).remote()
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         train_worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),
@@ -205,6 +205,13 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> str | 
             raise cause_of(error) from error
     lost: str | None = ray.get(board.lost.remote())
     return lost
+
+
+class _Trainer(TorchTrainer):  # type: ignore[misc]  # ray is not annotated
+    """Ray's, without its handler of Ctrl-C, which it would leave behind, and ends with code 0."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
 
 
 def _keep_a_checkpoint(board: Any) -> None:

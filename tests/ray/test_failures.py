@@ -1,5 +1,9 @@
 """What training does not outlive: the same error, raised again and again."""
 
+import errno
+import shutil
+import signal
+
 import pytest
 import ray
 from ray.train import TrainingFailedError
@@ -7,7 +11,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from torch.distributed import DistBackendError
 
 from facevae.config import TrainConfig
-from facevae.errors import UserError
+from facevae.errors import UnreachableError, UserError
 from facevae.training.board import ProgressBoard
 from facevae.training.failures import (
     SAME_ERRORS,
@@ -26,23 +30,41 @@ def board():
     ray.kill(board)
 
 
-def test_a_bug_ends_the_run_with_its_traceback(shards, tmp_path, monkeypatch):
-    def at_step(step, rank):
-        if step == 3:
-            raise ZeroDivisionError("a bug at step 3")
-
-    monkeypatch.setattr(train, "train_worker", noting(tmp_path, at_step))
-    config = TrainConfig(
-        output=str(tmp_path / "run"),
+def settings(shards, output) -> TrainConfig:
+    return TrainConfig(
+        output=str(output),
         shards=str(shards),
         model={"latent_size": 8},
         loss={"reconstruction": "pixel"},
         training={"steps": 4, "global_batch_size": 24, "log_every": 1},
         tracking={"system_metrics": False},
     )
+
+
+def test_a_damaged_shard_ends_the_run_at_once_and_is_named(shards, tmp_path, monkeypatch):
+    folder = tmp_path / "shards"
+    shutil.copytree(shards, folder)
+    for shard in (folder / "data").glob("train-*.parquet"):
+        content = shard.read_bytes()
+        shard.write_bytes(content[:1000] + bytes(2000) + content[3000:])
+    monkeypatch.setattr(train, "train_worker", noting(tmp_path, lambda step, rank: None))
+    with pytest.raises(UserError, match=r"damaged shard .*data/train-\d+\.parquet \("):
+        train.train_model(settings(folder, tmp_path / "run"))
+    assert tries(tmp_path) == 1
+
+
+def test_a_bug_ends_the_run_with_its_traceback(shards, tmp_path, monkeypatch):
+    at_interrupt = signal.getsignal(signal.SIGINT)
+
+    def at_step(step, rank):
+        if step == 3:
+            raise ZeroDivisionError("a bug at step 3")
+
+    monkeypatch.setattr(train, "train_worker", noting(tmp_path, at_step))
     with pytest.raises(TrainingFailedError, match="ZeroDivisionError: a bug at step 3"):
-        train.train_model(config)
+        train.train_model(settings(shards, tmp_path / "run"))
     assert tries(tmp_path) == SAME_ERRORS
+    assert signal.getsignal(signal.SIGINT) is at_interrupt
 
 
 def test_an_error_that_comes_back_at_one_step_ends_it_and_other_ones_do_not(board):
@@ -60,6 +82,7 @@ def test_an_error_that_comes_back_at_one_step_ends_it_and_other_ones_do_not(boar
     )
     raised(DistBackendError("NCCL error: remote process exited"), 5, DistBackendError)
     raised(ConnectionResetError("S3"), 5, ConnectionResetError)
+    raised(UnreachableError("S3 is away"), 5, UnreachableError)
     raised(UserError("mend it"), 5, UserError)
     raised(ValueError("no"), SAME_ERRORS - 1, ValueError)
     raised(ValueError("no"), 1, ValueError, rank=1)
@@ -73,3 +96,7 @@ def test_lost_workers_do_not_end_a_run_however_often_they_are_looked_at():
     lost = WorkerHealthCheckFailedError("no answer", ray.exceptions.ActorDiedError())
     for _ in range(10):
         StopAtMistakes().after_exception(None, {0: lost, 1: ValueError("of now")})
+        StopAtMistakes().after_exception(None, {0: UnreachableError("S3 is away")})
+    for mistake in (UserError("mend it"), OSError(errno.ENOSPC, "No space left", "/full")):
+        with pytest.raises(UserError, match=r"mend it|cannot write /full: the disk is full"):
+            StopAtMistakes().after_exception(None, {0: lost, 1: mistake})

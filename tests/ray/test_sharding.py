@@ -1,5 +1,6 @@
 """The sharding job on Ray: what it writes, refuses, quarantines and takes up again."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 from facevae.config import ShardsConfig
 from facevae.data.drawn import drawn_face, write_celeba_layout
 from facevae.data.images import decode_jpegs
-from facevae.data.sharding import CELEBA_BOX
+from facevae.data.sharding import CELEBA_BOX, WriteShard, make_source
 from facevae.data.shards import read_manifest, read_shard, shard_uri
 from facevae.errors import UserError
 from facevae.pixels import crop_and_resize
@@ -88,11 +89,12 @@ def test_bad_files_are_quarantined_with_their_reason(celeba, tmp_path):
         "000002.jpg", "000003.jpg", "000004.jpg", "000005.jpg", "unlabelled.png",
     }  # fmt: skip
     assert all(line.split(",")[1] for line in table[1:])
-    # The same command with a higher limit takes up the shards that are there.
+    # What is mended is read again by the same command, now with a higher limit.
+    shutil.copy(celeba / "img_align_celeba" / "000002.jpg", images)
     sharding = config.sharding.model_copy(update={"max_bad_fraction": 0.2})
     figures = shard_faces(config.model_copy(update={"sharding": sharding}))
-    assert figures["images"] == 36
-    assert figures["quarantined"] == 5
+    assert figures["images"] == 37
+    assert figures["quarantined"] == 4
 
 
 def test_finished_shards_are_not_written_again(celeba, tmp_path):
@@ -112,3 +114,23 @@ def test_finished_shards_are_not_written_again(celeba, tmp_path):
 def test_a_folder_of_another_data_set_is_refused(celeba, shards):
     with pytest.raises(UserError, match="another data set"):
         shard_faces(folder_config(celeba, shards))
+
+
+def test_a_disk_that_fails_for_a_moment_costs_no_face(celeba, tmp_path, monkeypatch):
+    config = folder_config(celeba, tmp_path / "out")
+    source = make_source(config, config.sharding)
+    write = WriteShard(config.output, source, config.sharding)
+    load, failures = type(source).load, [OSError(errno.ESTALE, "Stale file handle")]
+
+    def fail_once(self, image_id):
+        if failures:
+            raise failures.pop()
+        return load(self, image_id)
+
+    monkeypatch.setattr(type(source), "load", fail_once)
+    labels = source.faces.attributes[:2]
+    with pytest.raises(OSError, match="Stale file handle"):
+        write.squares(source.faces.image_ids[:2], labels)
+    kept, quarantined = write.squares(source.faces.image_ids[:2], labels)
+    assert len(kept.images) == 2
+    assert quarantined == []

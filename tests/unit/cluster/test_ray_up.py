@@ -252,4 +252,6 @@ def test_nvidias_runtime_is_told_to_give_the_gpus(config):
 
 def test_all_groups_fit_below_the_limit_of_the_cluster(config):
     groups = config.get("available_node_types", {})  # the machines on site are a list
-    assert sum(group.get("max_workers", 0) for group in groups.values()) <= config.get("max_workers", 0)
+    assert sum(group.get("max_workers", 0) for group in groups.values()) <= config.get(
+        "max_workers", 0
+    )
