@@ -1,5 +1,6 @@
 """Tries: counted though the one who tries may die; what fails too often is named."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -112,3 +113,18 @@ def test_errors_without_end_are_raised_at_last_and_others_at_once(tries):
     finish(tries, lambda: ["a"][len(errors) > 2 * LOST_RUNS :], run, "parts", (OSError,))
     with pytest.raises(ConnectionError):
         finish(tries, lambda: ["a"], run, "parts", (ValueError,))
+
+
+def test_a_full_disk_is_said_though_no_try_could_be_counted(tmp_path, monkeypatch):
+    def full(uri, value, **_):
+        raise UserError(f"cannot write {uri}: the disk is full")
+
+    monkeypatch.setattr(storage, "write_json", full)
+    tries = Tries(str(tmp_path), 2)
+
+    def run(parts) -> None:
+        with contextlib.suppress(UserError), tries.one("a"):
+            raise AssertionError("it must not begin")
+
+    with pytest.raises(UserError, match="the disk is full"):
+        finish(tries, lambda: ["a"], run, "parts")
