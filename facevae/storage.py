@@ -104,6 +104,16 @@ def names(uri: str) -> list[str]:
     return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
 
 
+def tidy(uri: str) -> None:
+    """Remove from a folder what `atomic_file` and `atomic_folder` leave there when they are killed.
+
+    Whoever still writes there fails: it must have ended.
+    """
+    for name in names(uri):
+        if name.startswith("."):
+            remove_folder(join(uri, name))
+
+
 def remove_folder(uri: str) -> None:
     """Remove a folder and all that is in it, or a file, if it is there."""
     filesystem, path = filesystem_of(uri)

@@ -15,7 +15,7 @@ import ray
 import torch
 
 from facevae import storage
-from facevae.attributes.latents import encode_pixels, latents_uri, write_latents
+from facevae.attributes.latents import LATENTS, encode_pixels, latents_uri, write_latents
 from facevae.attributes.statistics import AttributeStatistics, ShardStatistics
 from facevae.attributes.vectors import LatentBatch
 from facevae.checkpoint import LoadedModel
@@ -30,6 +30,7 @@ from facevae.progress import progress, say
 from facevae.runtime import LOST_PROCESS, Node, errors_left_out, in_pool, pool_labels
 from facevae.tries import Tries, finish, reason_of
 
+STATISTICS = "statistics"
 Row = dict[str, Any]
 
 
@@ -81,7 +82,7 @@ def plan_encoders(config: EncodingConfig, nodes: Sequence[Node]) -> EncoderPlan:
 
 def statistics_uri(folder: str, shard: str) -> str:
     """Where the statistics of a shard lie."""
-    return storage.join(folder, "statistics", f"{shard}.npz")
+    return storage.join(folder, STATISTICS, f"{shard}.npz")
 
 
 def read_pixels(folder: str, batch: Row) -> Row:
@@ -184,6 +185,8 @@ def encode_shards(
         UserError: a shard failed too often.
     """
     finished: set[str] = set()
+    for name in (LATENTS, STATISTICS):
+        storage.tidy(storage.join(output, name))
 
     def todo() -> list[str]:
         for shard in manifest.shards:

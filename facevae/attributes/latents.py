@@ -20,6 +20,7 @@ from facevae.errors import UNREADABLE, UnreachableError, UserError
 from facevae.models import VAE
 from facevae.pixels import model_input
 
+LATENTS = "latents"
 _COLUMNS = ("image_id", "split", "latent", "attributes")
 
 
@@ -59,7 +60,7 @@ def encode_pixels(
 
 def latents_uri(folder: str, shard: str) -> str:
     """Where the latents of a shard lie."""
-    return storage.join(folder, "latents", f"{shard}.parquet")
+    return storage.join(folder, LATENTS, f"{shard}.parquet")
 
 
 def write_latents(folder: str, shard: str, batch: LatentBatch) -> None:

@@ -201,6 +201,8 @@ def _write_all(
     labels: dict[str, str] | None,
 ) -> None:
     by_name = {plan.name: plan for plan in plans}
+    for name in (shards.DATA, RECORDS):
+        storage.tidy(storage.join(folder, name))
     with progress("shards", sum(len(plan.rows) for plan in plans), "images") as bar:
 
         def todo() -> list[str]:

@@ -21,6 +21,7 @@ from facevae.config import Split
 from facevae.errors import UNREADABLE, UnreachableError, UserError
 
 FORMAT_VERSION = 1
+DATA = "data"
 # A row group is the unit of reading: small enough to shuffle with, large enough to read at speed.
 ROWS_PER_GROUP = 256
 
@@ -90,7 +91,7 @@ class Manifest:
 
 def shard_uri(folder: str, name: str) -> str:
     """Where a shard of a folder lies."""
-    return storage.join(folder, "data", f"{name}.parquet")
+    return storage.join(folder, DATA, f"{name}.parquet")
 
 
 def schema(attribute_count: int) -> pa.Schema:

@@ -179,3 +179,12 @@ def test_a_folder_comes_back_if_its_successor_cannot_take_its_place(tmp_path, mo
 
 def full_disk(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    storage.tidy(str(tmp_path / "not there"))
+    (tmp_path / ".a.parquet.x7").write_bytes(b"half")
+    (tmp_path / ".b.x8").mkdir()
+    (tmp_path / "a.parquet").write_bytes(b"whole")
+    storage.tidy(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
