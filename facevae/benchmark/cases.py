@@ -38,6 +38,10 @@ Measured = dict[str, list[float]]
 WIKI_LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
 LOSSES = {"facenet": 160, "onet": 64}
 """the perceptual losses that are measured, and the size of the images that their networks see"""
+LOSS_SETTINGS: dict[str, dict[str, object]] = {
+    "facenet": {"network": "inception_resnet_v1", "layers": WIKI_LAYERS},
+    "onet": {},
+}
 ROWS_LEFT_OUT = 2
 """how many of a training's first logged rates do not count"""
 TRAINING_FACES, SHARDING_FACES = 4_000, 4_000
@@ -247,13 +251,8 @@ def _cpus() -> int:
 
 
 def _loss(bench: Bench, name: str) -> dict[str, object]:
-    if name == "onet":
-        return {}
-    return {
-        "network": "inception_resnet_v1",
-        "layers": WIKI_LAYERS,
-        "weights": bench.face_network(),
-    }
+    weights = {} if name == "onet" else {"weights": bench.face_network()}
+    return LOSS_SETTINGS[name] | weights
 
 
 def _trained(bench: Bench) -> str:

@@ -7,10 +7,12 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 from facevae import runtime, storage
 from facevae.attributes.encode import plan_encoders
+from facevae.benchmark.cases import LOSS_SETTINGS, LOSSES
 from facevae.checkpoint import read_card
 from facevae.config import (
     AttributesConfig,
@@ -130,14 +132,24 @@ def _edit_plan(config: EditConfig, nodes: Sequence[Node], is_cluster: bool) -> l
 
 
 def _benchmark_plan(config: BenchmarkConfig, nodes: Sequence[Node], is_cluster: bool) -> list[str]:
-    training = TrainConfig(training={"steps": config.steps})
-    data = Data(64, None, None)
-    return [
+    lines = [
         f"benchmark: {', '.join(config.cases)}, {config.rounds} rounds each, one after the other; "
-        f"draws up to {config.faces + config.few_faces:,} faces first",
-        *_train_lines(data, training, nodes),
-        *_encode_lines(data, EncodingConfig(), ModelConfig(name=config.models[0]), nodes),
+        f"draws up to {config.faces + config.few_faces:,} faces first"
     ]
+    trainings = product(config.models, config.losses, (1, 2)) if "training" in config.cases else ()
+    for model, loss, workers in trainings:
+        training = TrainConfig(
+            model={"name": model},
+            loss=LOSS_SETTINGS[loss],
+            training={"steps": config.steps, "precision": config.precision},
+            scaling={"workers": workers},
+        )
+        lines.append(f"training/{model}/{loss}, workers {workers}:")
+        lines += _train_lines(Data(LOSSES[loss], None, None), training, nodes)
+    if "attributes" in config.cases:
+        data = Data(config.image_size, None, None)
+        lines += _encode_lines(data, EncodingConfig(), ModelConfig(), nodes)
+    return lines
 
 
 def _quickstart_plan(

@@ -65,3 +65,9 @@ def test_the_plan_says_what_it_draws_and_takes():
     lines = describe_plan("benchmark", BenchmarkConfig(), [Node(2, 0, 8e9)])
     assert any("draws up to 222,599 faces" in line for line in lines)
     assert any(line.startswith("attributes: 2 encoders") for line in lines)
+    trainings = [line for line in lines if line.startswith("training/")]
+    assert trainings == [
+        f"training/dfc_vae/{loss}, workers {n}:" for loss in ("facenet", "onet") for n in (1, 2)
+    ]
+    sharding = describe_plan("benchmark", BenchmarkConfig(cases=("sharding",)), [Node(2, 0, 8e9)])
+    assert not any(line.startswith(("train", "attributes")) for line in sharding)
