@@ -18,6 +18,10 @@ class UserError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
+class TooSmallError(UserError):
+    """The cluster does not hold what was asked for."""
+
+
 class UnreachableError(UserError):
     """A store does not answer, or not as it should; it may a moment later."""
 

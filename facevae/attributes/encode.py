@@ -23,7 +23,7 @@ from facevae.config import EncodingConfig
 from facevae.data import shards
 from facevae.data.images import decode_jpegs
 from facevae.data.shards import Manifest, Shard
-from facevae.errors import UNREADABLE, UserError
+from facevae.errors import UNREADABLE, TooSmallError, UserError
 from facevae.models import VAE
 from facevae.models.folding import fold_batch_norms
 from facevae.progress import progress, say
@@ -53,7 +53,7 @@ def plan_encoders(config: EncodingConfig, nodes: Sequence[Node]) -> EncoderPlan:
     none is, the actors are as many as the nodes that are here hold, at least one.
 
     Raises:
-        UserError: the cluster cannot hold them; says what to change.
+        TooSmallError: the cluster cannot hold them; says what to change.
     """
     gpu_nodes, data_nodes = in_pool(nodes, "gpu"), in_pool(nodes, "data")
     gpu_labels, data_labels = pool_labels(nodes, "gpu"), pool_labels(nodes, "data")
@@ -62,19 +62,19 @@ def plan_encoders(config: EncodingConfig, nodes: Sequence[Node]) -> EncoderPlan:
     if use_gpu:
         actors = config.actors or max(1, sum(int(n.gpus) for n in gpu_nodes if n.is_here))
         if gpus < actors:
-            raise UserError(
+            raise TooSmallError(
                 f"{actors} encoder actors need a GPU each and the cluster has {gpus}: lower "
                 "encoding.actors, or say --encoding.gpu no"
             )
         if not any(node.cpus >= 1 for node in data_nodes):
-            raise UserError("no node has a CPU to read and decode with: add one")
+            raise TooSmallError("no node has a CPU to read and decode with: add one")
         return EncoderPlan(actors, 0.0, True, gpu_labels, data_labels)
     cpus_here = sum(node.cpus for node in data_nodes if node.is_here)
     actors = config.actors or max(1, int(cpus_here))
     share = min(1.0, 0.75 * (cpus if config.actors else cpus_here or cpus) / actors)
     # Ray counts CPUs in ten-thousandths.
     if share < 0.01:
-        raise UserError(
+        raise TooSmallError(
             f"{actors} encoder actors on {cpus:g} CPUs are too many: lower encoding.actors"
         )
     return EncoderPlan(actors, share, False, data_labels, data_labels)

@@ -7,8 +7,9 @@ import time
 from datetime import datetime, timedelta
 from typing import Any
 
-from facevae.errors import UserError
+from facevae.errors import TooSmallError, UserError
 from facevae.progress import say
+from facevae.runtime import GROUPS_VARIABLE, declared_groups
 from facevae.submission.cluster import Cluster, Job, UnreachableError, cluster_address
 from facevae.submission.follow import follow, job_log
 from facevae.submission.options import Options
@@ -59,7 +60,15 @@ def _submit(address: str, options: Options, config: Any) -> int:
     # The plan imports torch, which following a job need not wait for.
     from facevae.verbs.plan import describe_plan
 
-    plan = describe_plan(options.verb, config, cluster.nodes())
+    try:
+        plan = describe_plan(options.verb, config, cluster.nodes())
+    except TooSmallError as error:
+        if declared_groups() is not None:
+            raise
+        raise UserError(
+            f"{error}; or, if an autoscaler would add them, tell of its nodes in "
+            f"{GROUPS_VARIABLE}, as README.md shows"
+        ) from error
     if options.dry_run:
         print("\n".join(plan))
         return 0

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from facevae.config import ScalingConfig
 from facevae.data.batches import READ_CPUS
-from facevae.errors import UserError
+from facevae.errors import TooSmallError
 from facevae.runtime import Node, pool_labels
 
 MAX_READERS = 8
@@ -72,14 +72,14 @@ def plan_workers(scaling: ScalingConfig, nodes: Sequence[Node]) -> WorkerPlan:
     - on GPU, one CPU beside the GPU, or less where a node's CPUs are too few to read for its GPUs.
 
     Raises:
-        UserError: the cluster cannot hold the (fewest) workers and their reads; says what to
+        TooSmallError: the cluster cannot hold the (fewest) workers and their reads; says what to
             change.
     """
     gpu_labels = _gpu_labels(scaling, nodes)
     gpus = sum(int(node.gpus) for node in nodes if _allows(node, gpu_labels))
     use_gpu = scaling.gpu == "yes" or (scaling.gpu == "auto" and gpus >= scaling.fewest)
     if use_gpu and gpus < scaling.fewest:
-        raise UserError(
+        raise TooSmallError(
             f"scaling.workers {scaling.fewest} need a GPU each and the cluster has {gpus}: lower "
             "scaling.workers, add GPU nodes, or say --scaling.gpu no"
         )
@@ -91,7 +91,7 @@ def plan_workers(scaling: ScalingConfig, nodes: Sequence[Node]) -> WorkerPlan:
     cpus = scaling.cpus_per_worker or fit.share()
     if not fit.holds(cpus):
         total = sum(node.cpus for node in nodes)
-        raise UserError(
+        raise TooSmallError(
             f"{scaling.fewest} workers of {cpus:g} CPUs and {READ_CPUS * scaling.fewest:g} CPUs "
             f"for reading do not fit on {len(nodes)} node(s) with {total:g} CPUs and {gpus} GPUs: "
             "lower scaling.workers or scaling.cpus_per_worker, or add nodes"

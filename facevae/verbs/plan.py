@@ -28,7 +28,7 @@ from facevae.config import (
 from facevae.data.batches import GROUPS_PER_WINDOW, PREFETCHED_BATCHES, READ_CPUS
 from facevae.data.sharding import make_source, plan_shards
 from facevae.data.shards import ROWS_PER_GROUP, read_manifest
-from facevae.errors import UserError
+from facevae.errors import TooSmallError, UserError
 from facevae.models.perceptual import check_perceptual_network
 from facevae.runtime import Node, in_pool, pool_labels
 from facevae.shares import rank_size
@@ -248,7 +248,7 @@ def _shards_lines(
     data_nodes = in_pool(nodes, "data")
     tasks = sum(int(node.cpus) for node in data_nodes)
     if not tasks:
-        raise UserError("no node has a CPU to draw, crop and encode faces with: add one")
+        raise TooSmallError("no node has a CPU to draw, crop and encode faces with: add one")
     if data.shards is not None:
         tasks = min(tasks, data.shards)
     stored = config.sharding.images_per_shard * _pixels(data.image_size) / 3

@@ -85,6 +85,15 @@ def test_a_mistake_is_found_before_anything_is_sent(cluster, capsys, words, expe
     cluster.submit.assert_not_called()
 
 
+def test_nodes_that_an_autoscaler_would_add_are_asked_for_by_name(cluster, capsys, monkeypatch):
+    words = ["submit", "train", "--output", "/x", "--scaling.workers", "2", "--scaling.gpu", "yes"]
+    assert main([*words, "--dry-run"]) == 2
+    assert "tell of its nodes in FACEVAE_NODE_GROUPS" in capsys.readouterr().err
+    monkeypatch.setenv("FACEVAE_NODE_GROUPS", '{"cpus": {"resources": {"CPU": 4}}}')
+    assert main([*words, "--dry-run"]) == 2
+    assert "FACEVAE_NODE_GROUPS" not in capsys.readouterr().err
+
+
 def test_an_id_is_used_once(cluster, capsys):
     cluster.job.return_value = job("FAILED")
     assert main(SUBMIT) == 2
