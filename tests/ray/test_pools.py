@@ -140,7 +140,8 @@ def scene(tmp_path):
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout.splitlines()[-1])
+        # What workers print may come after it.
+        return json.loads(next(line for line in done.stdout.splitlines() if line[:1] == "{"))
 
     yield run
     shutil.rmtree(ray_folder, ignore_errors=True)
