@@ -85,6 +85,7 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
         "share_of_ceiling": ratios(rates["ours"], rates["ceiling"]),
         "share_of_bare_loop": ratios(rates["ours"], rates["bare_loop"]),
         "two_workers_over_one": ratios(rates["ours_two_workers"], rates["ours"]),
+        "two_workers_share_of_ceiling": ratios(rates["ours_two_workers"], rates["ceiling"]),
         "waiting_for_data": [
             statistics.median(_logged(mine, "train/waiting_for_data")) for mine, _ in ours[1]
         ],
