@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -68,7 +69,7 @@ def run_command(
     """
     before, started, lines = store_use(), time.perf_counter(), []
     moments: list[Moment] = []
-    with _Sampler() as sampler, _child(words) as process:
+    with _child(words) as process, _Sampler(process.pid) as sampler:
         assert process.stderr is not None
         for line in process.stderr:
             lines.append(line.rstrip())
@@ -77,8 +78,7 @@ def run_command(
                 moments.append(Moment(time.perf_counter() - started, step))
                 if at is not None:
                     at(moments[-1], psutil.Process(process.pid))
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        process.wait()
     if process.returncode != 0 and not (at and process.returncode == -signal.SIGKILL):
         said = " / ".join(lines[-3:])
         raise UserError(f"facevae {words[0]} failed while it was measured: {said}")
@@ -86,7 +86,7 @@ def run_command(
     return Watched(
         time.perf_counter() - started,
         moments,
-        usage.ru_maxrss * 1024,
+        sampler.driver_bytes,
         sampler.worker_bytes,
         sampler.store_peak,
         after.made - before.made,
@@ -127,8 +127,9 @@ def store_use() -> StoreUse:
 class _Sampler:
     """Looks now and then at memory for as long as its block lasts."""
 
-    def __init__(self) -> None:
-        self.worker_bytes, self.store_peak = 0, 0
+    def __init__(self, driver: int) -> None:
+        self.driver_bytes, self.worker_bytes, self.store_peak = 0, 0, 0
+        self._driver = driver
         self._since = time.time()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -143,8 +144,21 @@ class _Sampler:
 
     def _run(self) -> None:
         while not self._ended.wait(SAMPLING_SECONDS):
+            self.driver_bytes = max(self.driver_bytes, peak_bytes(self._driver))
             self.store_peak = max(self.store_peak, store_use().used)
             self.worker_bytes = max([self.worker_bytes, *_resident_bytes(self._since)])
+
+
+def peak_bytes(process: int) -> int:
+    """The most memory that a process had resident since it began its program; 0: it has ended.
+
+    What `wait4` tells of a child counts its parent's memory too, from before the child's program.
+    """
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):  # ended, waited for or not
+        return 0
 
 
 def _resident_bytes(since: float) -> list[int]:

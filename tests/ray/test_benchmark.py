@@ -1,7 +1,11 @@
 """A benchmark of a few faces: what is measured, kept, shown and compared."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -14,7 +18,7 @@ from PIL import Image
 from facevae.benchmark import agreement, cases, encoding, training
 from facevae.benchmark.agreement import Vectors
 from facevae.benchmark.bench import Bench
-from facevae.benchmark.command import Watched, run_command, store_use
+from facevae.benchmark.command import Watched, peak_bytes, run_command, store_use
 from facevae.benchmark.encoding import Images
 from facevae.benchmark.resume import Trainings, seconds_after_a_lost_worker
 from facevae.benchmark.training import Steps
@@ -133,6 +137,18 @@ def test_a_training_goes_on_after_a_lost_worker(shards, tmp_path):
     (output,) = (tmp_path / "runs").iterdir()
     run = MlflowClient(bench.tracking["uri"]).get_run(read_run_id(str(output)).run_id)
     assert run.data.tags["facevae.restarts"] == "1"
+
+
+def test_the_memory_of_a_child_is_its_own():
+    """Not that of the process that started it, which is larger."""
+    pause = "import sys; sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", pause], stdin=subprocess.PIPE) as child:
+        deadline = time.monotonic() + 30
+        while not 1e6 < peak_bytes(child.pid) < 100e6 and time.monotonic() < deadline:
+            time.sleep(0.05)  # until its program has begun
+        assert 1e6 < peak_bytes(child.pid) < 100e6 < peak_bytes(os.getpid())
+        child.communicate()
+        assert peak_bytes(child.pid) == 0
 
 
 def test_the_store_is_read_on_this_cluster(ray_cluster):
