@@ -48,7 +48,7 @@ def resize(
     """Square images of `size` pixels in the same range; the input itself if it has that size.
 
     Args:
-        images: images in any range, computed with in their own precision.
+        images: images in any range; the result has their precision.
         size: side of the result in pixels.
         method: `antialias` averages over all source pixels that a result pixel covers;
             `tf1` is the original's `tf.image.resize_bilinear`, see `_tf1_matrix`.

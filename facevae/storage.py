@@ -19,10 +19,11 @@ from typing import Any, BinaryIO
 
 import fsspec
 import psutil
+import pyarrow
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
-from facevae.errors import UnreachableError, UserError
+from facevae.errors import UNREADABLE, UnreachableError, UserError
 
 WRITE_ERRORS = {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
@@ -308,6 +309,8 @@ def open_to_read(uri: str, block_bytes: int | None = None) -> Iterator[BinaryIO]
 
     Raises:
         FileNotFoundError: there is no such file.
+        UnreachableError: an object store does not answer, in the block too; what readers raise
+            there for a damaged file stays what it is.
     """
     filesystem, path = filesystem_of(uri)
     options: dict[str, Any] = {}
@@ -318,7 +321,20 @@ def open_to_read(uri: str, block_bytes: int | None = None) -> Iterator[BinaryIO]
     with reaching(uri):
         file = filesystem.open(path, "rb", **options)
     with file:
-        yield file
+        try:
+            yield file
+        except Exception as error:
+            if _is_of_a_reader(error):
+                raise
+            with reaching(uri):
+                raise
+
+
+def _is_of_a_reader(error: Exception) -> bool:
+    """Whether it is of what reads a file (damage has no error number), not of where it lies."""
+    if isinstance(error, OSError):
+        return error.errno is None and not isinstance(error, ConnectionError | TimeoutError)
+    return isinstance(error, (*UNREADABLE, pyarrow.ArrowException))
 
 
 def read_json(uri: str) -> Any:

@@ -3,15 +3,13 @@
 It needs no Ray, only the nodes as values, and makes and starts nothing.
 """
 
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 from facevae import runtime, storage
-from facevae.attributes.encode import plan_encoders
 from facevae.benchmark.cases import LOSS_SETTINGS, LOSSES
 from facevae.checkpoint import read_card
 from facevae.config import (
@@ -25,35 +23,23 @@ from facevae.config import (
     Split,
     TrainConfig,
 )
-from facevae.data.batches import GROUPS_PER_WINDOW, PREFETCHED_BATCHES, READ_CPUS
 from facevae.data.sharding import make_source, plan_shards
-from facevae.data.shards import ROWS_PER_GROUP, read_manifest
-from facevae.errors import TooSmallError, UserError
+from facevae.data.shards import read_manifest
+from facevae.errors import UserError
 from facevae.models.perceptual import check_perceptual_network
-from facevae.runtime import Node, in_pool, pool_labels
-from facevae.shares import rank_size
+from facevae.runtime import Node
 from facevae.tracking import model_folder
-from facevae.training.memory import PROCESS, StepMemory, encoder_memory, step_memory
-from facevae.training.resources import WorkerPlan, plan_workers, workers_on
+from facevae.verbs.needs import (
+    Data,
+    data_lines,
+    encode_lines,
+    node_lines,
+    shards_lines,
+    train_lines,
+)
 from facevae.verbs.places import check_places, places_of
 
-GIB = 2.0**30
-READER = 0.6e9
-"""bytes of a process that reads and decodes, its images aside"""
-BLOCKS_PER_READER = 2
-"""windows that Ray Data lets a reader be ahead"""
-GPU_GIB = {"T4": 16, "V100": 16, "P100": 16, "L4": 24, "A10G": 24, "A100": 40, "A100-40G": 40,
-           "A100-80G": 80, "L40S": 48, "H100": 80, "H200": 141, "B200": 180}  # fmt: skip
-"""memory of GPUs by the names that Ray gives them; of others it is not known here"""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-
-class Data(NamedTuple):
-    """What is known of the images before anything runs; none: not known."""
-
-    image_size: int
-    images: dict[Split, int] | None
-    shards: int | None
 
 
 def dry_run(verb: str, config: Any) -> list[str]:
@@ -93,7 +79,7 @@ def describe_plan(
     }
     if is_cluster and verb != "edit":
         check_places(places_of(config), len(nodes))
-    return [*_nodes(nodes), *plans[verb](config, nodes, is_cluster)]
+    return [*node_lines(nodes), *plans[verb](config, nodes, is_cluster)]
 
 
 # --- one function per verb -----------------------------------------------------------------------
@@ -101,17 +87,17 @@ def describe_plan(
 
 def _shards_plan(config: ShardsConfig, nodes: Sequence[Node], is_cluster: bool) -> list[str]:
     data = _source_data(config, is_cluster)
-    return [*_data_lines("faces to store", data), *_shards_lines(data, config, nodes)]
+    return [*data_lines("faces to store", data), *shards_lines(data, config, nodes)]
 
 
 def _train_plan(config: TrainConfig, nodes: Sequence[Node], is_cluster: bool) -> list[str]:
     if config.loss.reconstruction == "perceptual" and is_cluster:
         check_perceptual_network(config.loss)
     data = _training_data(config, is_cluster)
-    lines = _data_lines("images", data)
+    lines = data_lines("images", data)
     if config.shards is None:
-        lines += _shards_lines(data, config, nodes)
-    return lines + _train_lines(data, config, nodes)
+        lines += shards_lines(data, config, nodes)
+    return lines + train_lines(data, config, nodes)
 
 
 def _attributes_plan(
@@ -119,7 +105,7 @@ def _attributes_plan(
 ) -> list[str]:
     data = _stored_data(config.shards, ShardsConfig().sharding.image_size, is_cluster)
     model = _known_model(config, is_cluster)
-    return [*_data_lines("images", data), *_encode_lines(data, config.encoding, model, nodes)]
+    return [*data_lines("images", data), *encode_lines(data, config.encoding, model, nodes)]
 
 
 def _edit_plan(config: EditConfig, nodes: Sequence[Node], is_cluster: bool) -> list[str]:
@@ -145,10 +131,10 @@ def _benchmark_plan(config: BenchmarkConfig, nodes: Sequence[Node], is_cluster: 
             scaling={"workers": workers},
         )
         lines.append(f"training/{model}/{loss}, workers {workers}:")
-        lines += _train_lines(Data(LOSSES[loss], None, None), training, nodes)
+        lines += train_lines(Data(LOSSES[loss], None, None), training, nodes)
     if "attributes" in config.cases:
         data = Data(config.image_size, None, None)
-        lines += _encode_lines(data, EncodingConfig(), ModelConfig(), nodes)
+        lines += encode_lines(data, EncodingConfig(), ModelConfig(), nodes)
     return lines
 
 
@@ -159,7 +145,7 @@ def _quickstart_plan(
     data = _training_data(config, is_cluster)
     return [
         *_train_plan(config, nodes, is_cluster),
-        *_encode_lines(data, config.encoding, config.model, nodes),
+        *encode_lines(data, config.encoding, config.model, nodes),
         *_edit_plan(edit, nodes, is_cluster),
     ]
 
@@ -208,204 +194,3 @@ def _known_model(config: AttributesConfig, is_cluster: bool) -> ModelConfig | No
         if is_cluster:
             raise
         return None
-
-
-# --- lines ---------------------------------------------------------------------------------------
-
-
-def _nodes(nodes: Sequence[Node]) -> list[str]:
-    if not nodes:
-        return []
-    here = sum(node.is_here for node in nodes)
-    to_come = f", {len(nodes) - here} could be added" if here < len(nodes) else ""
-    lines = [f"nodes: {here} here{to_come}"]
-    for node, count in Counter(nodes).items():
-        parts = [f"{node.cpus:g} CPUs"]
-        if node.gpus:
-            parts.append(f"{node.gpus:g} GPUs" + (f" ({node.gpu_type})" if node.gpu_type else ""))
-        if node.memory:
-            parts.append(f"{node.memory / GIB:.1f} GiB")
-        parts.append(f"pool {node.pool}" if node.pool else "no pool")
-        parts.append("here" if node.is_here else "could be added")
-        lines.append(f"  {count} x {', '.join(parts)}")
-    return lines
-
-
-def _data_lines(what: str, data: Data) -> list[str]:
-    if data.images is None:
-        return [f"{what}: not known from here; {data.image_size} pixels a side are assumed"]
-    by_split = ", ".join(f"{count} {split}" for split, count in data.images.items())
-    return [f"{what}: {by_split}; {data.image_size} pixels a side, in {data.shards} shards"]
-
-
-def _where(labels: dict[str, str]) -> str:
-    return "".join(f" on nodes with {key}={value}" for key, value in labels.items()) or " anywhere"
-
-
-def _shards_lines(
-    data: Data, config: ShardsConfig | TrainConfig, nodes: Sequence[Node]
-) -> list[str]:
-    data_nodes = in_pool(nodes, "data")
-    tasks = sum(int(node.cpus) for node in data_nodes)
-    if not tasks:
-        raise TooSmallError("no node has a CPU to draw, crop and encode faces with: add one")
-    if data.shards is not None:
-        tasks = min(tasks, data.shards)
-    stored = config.sharding.images_per_shard * _pixels(data.image_size) / 3
-    memory = READER + 2 * stored  # encoded images take less than a byte a pixel, once more in Arrow
-    for node in data_nodes:
-        _check_memory("shard tasks", int(node.cpus), memory, node, "sharding.images_per_shard")
-    return [
-        f"shards: {tasks} tasks at a time, of 1 CPU each,"
-        f"{_where(pool_labels(nodes, 'data'))}; about {memory / GIB:.1f} GiB each"
-    ]
-
-
-def _train_lines(data: Data, config: TrainConfig, nodes: Sequence[Node]) -> list[str]:
-    plan = plan_workers(config.scaling, nodes)
-    lines = [_bundles(plan), _readers(plan), _steps(data, config)]
-    for workers in sorted({plan.fewest, plan.workers}):
-        lines.append(f"batch: {_shares(config.training.global_batch_size, workers)}")
-        # The last rank has the largest share.
-        largest = rank_size(config.training.global_batch_size, workers - 1, workers)
-        step = step_memory(config, data.image_size, largest, "cuda" if plan.use_gpu else "cpu")
-        lines.append(_worker_memory(step, plan))
-        for node in set(nodes):
-            _check_gpu(step, plan, node)
-            _check_workers(step, plan, workers, data, node)
-    store = _object_store(data, config, plan)
-    lines.append(f"memory of a reader: about {_reader_memory(data) / GIB:.1f} GiB")
-    lines.append(
-        f"object store: about {store / GIB:.2f} GiB a worker for what is read ahead; "
-        "what a node has no room for is spilled to its disk"
-    )
-    return lines
-
-
-def _reader_memory(data: Data) -> float:
-    return READER + GROUPS_PER_WINDOW * ROWS_PER_GROUP * _pixels(data.image_size)
-
-
-def _check_workers(
-    step: StepMemory, plan: WorkerPlan, workers: int, data: Data, node: Node
-) -> None:
-    """Whether a node's memory holds as many of the workers as it may get, and their readers."""
-    worker = PROCESS + (0 if plan.use_gpu else step.total)
-    reads = not plan.reader_labels or node.pool in plan.reader_labels.values()
-    readers = plan.readers * _reader_memory(data) if reads else 0
-    what = "workers and their readers" if reads else "workers"
-    count = min(workers, workers_on(plan, node))
-    _check_memory(what, count, worker + readers, node, "training.global_batch_size")
-
-
-def _bundles(plan: WorkerPlan) -> str:
-    count = _many(plan.workers, "worker")
-    if plan.fewest < plan.workers:
-        count = f"{plan.fewest} to {count}"
-    gpu = " and 1 GPU" if plan.use_gpu else ""
-    backend = "nccl" if plan.use_gpu else "gloo"
-    waits = "; waits until enough nodes are added" if plan.is_waiting else ""
-    return (
-        f"train: {count} of {plan.cpus:g} CPUs{gpu} each ({backend}, "
-        f"{_many(plan.threads, 'thread')}),{_where(plan.worker_labels)}{waits}"
-    )
-
-
-def _readers(plan: WorkerPlan) -> str:
-    return (
-        f"readers: {plan.readers} a worker, of {READ_CPUS:g} CPUs each,{_where(plan.reader_labels)}"
-    )
-
-
-def _shares(batch: int, workers: int) -> str:
-    sizes = [rank_size(batch, rank, workers) for rank in range(workers)]
-    each = (
-        f"{sizes[0]} on each"
-        if len(set(sizes)) == 1
-        else " + ".join(map(str, sizes))
-        if workers <= 8
-        else f"{min(sizes)} or {max(sizes)} on each"
-    )
-    return f"{batch} images a step, with {_many(workers, 'worker')} {each}"
-
-
-def _steps(data: Data, config: TrainConfig) -> str:
-    steps, batch = config.training.steps, config.training.global_batch_size
-    if data.images is None:
-        return f"steps: {steps}"
-    images = data.images["train"]
-    if not images:
-        raise UserError("the data has no images in its 'train' split: give more, or a --partition")
-    epoch = images / batch
-    return f"steps: {steps}, {epoch:.4g} an epoch of {images} images; {steps / epoch:.3g} epochs"
-
-
-def _worker_memory(step: StepMemory, plan: WorkerPlan) -> str:
-    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in step._asdict().items())
-    where = "on its GPU" if plan.use_gpu else "of its node"
-    return (
-        f"memory of a worker: about {step.total / GIB:.2f} GiB {where} ({parts}, and a quarter of "
-        f"the activations for work space), and {PROCESS / GIB:.1f} GiB for its process"
-    )
-
-
-def _check_gpu(step: StepMemory, plan: WorkerPlan, node: Node) -> None:
-    known = GPU_GIB.get(node.gpu_type)
-    if plan.use_gpu and known and workers_on(plan, node) and step.total > known * GIB:
-        raise UserError(
-            f"a worker needs about {step.total / GIB:.1f} GiB on its GPU and a {node.gpu_type} "
-            f"has {known}: lower training.global_batch_size, or raise scaling.workers"
-        )
-
-
-def _check_memory(what: str, count: int, each: float, node: Node, setting: str) -> None:
-    if node.memory and count * each > node.memory:
-        raise UserError(
-            f"{count} {what} need about {count * each / GIB:.1f} GiB on a node of {node.cpus:g} "
-            f"CPUs that has {node.memory / GIB:.1f} GiB: lower {setting}, or take nodes with more "
-            "memory a CPU"
-        )
-
-
-def _object_store(data: Data, config: TrainConfig, plan: WorkerPlan) -> float:
-    """Bytes that a worker's readers and prefetched batches hold, with the fewest workers."""
-    window = math.ceil(GROUPS_PER_WINDOW * ROWS_PER_GROUP / plan.fewest)
-    batch = rank_size(config.training.global_batch_size, plan.fewest - 1, plan.fewest)
-    images = plan.readers * BLOCKS_PER_READER * window + PREFETCHED_BATCHES * batch
-    return images * _pixels(data.image_size)
-
-
-def _encode_lines(
-    data: Data, config: EncodingConfig, model: ModelConfig | None, nodes: Sequence[Node]
-) -> list[str]:
-    plan = plan_encoders(config, nodes)
-    actors = plan.actors if data.shards is None else min(plan.actors, data.shards)
-    bundle = "1 GPU" if plan.use_gpu else f"{plan.cpus:.3g} CPUs"
-    lines = [f"attributes: {actors} encoders of {bundle} each,{_where(plan.encoder_labels)}"]
-    shard = ShardsConfig().sharding.images_per_shard
-    if data.shards and data.images:
-        shard = math.ceil(sum(data.images.values()) / data.shards)
-    decoded = READER + 2 * shard * _pixels(data.image_size)
-    if plan.use_gpu:
-        lines.append(
-            f"readers: tasks of 1 CPU each,{_where(plan.reader_labels)}; about "
-            f"{decoded / GIB:.1f} GiB each"
-        )
-    if model is None:
-        return [*lines, "memory of an encoder: not known, since the model cannot be read from here"]
-    encoder = encoder_memory(model, config.batch_size)
-    if plan.use_gpu:
-        return [*lines, f"memory of an encoder: about {encoder / GIB:.2f} GiB on its GPU"]
-    for node in in_pool(nodes, "data"):
-        on_node = min(actors, int(node.cpus / plan.cpus))
-        _check_memory("encoders", on_node, decoded + encoder, node, "encoding.actors")
-    return [*lines, f"memory of an encoder: about {(decoded + encoder) / GIB:.2f} GiB"]
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _pixels(image_size: int) -> float:
-    """Bytes of one decoded image."""
-    return 3.0 * image_size**2

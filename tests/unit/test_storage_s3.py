@@ -1,11 +1,15 @@
 """Storage on an S3 endpoint of this machine: the same laws as on a disk, and reading by range."""
 
 import contextlib
+import errno
 
 import boto3
 import fsspec
 import numpy as np
+import pyarrow
 import pytest
+from botocore.exceptions import EndpointConnectionError
+from s3fs.core import S3File
 
 from facevae import storage
 from facevae.attributes.vector_file import read_rows, read_vectors, write_hdf5
@@ -158,3 +162,40 @@ def test_google_and_hugging_face_are_known_too():
     for scheme in ("gs", "hf"):
         assert fsspec.get_filesystem_class(scheme)
     storage.make_folder("hf://datasets/someone/faces/run")  # it has no buckets to check
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.EBUSY, "Please reduce your request rate"), UnreachableError),
+        (EndpointConnectionError(endpoint_url="http://s3"), UnreachableError),
+        (TimeoutError(), UnreachableError),
+        (OSError("Couldn't deserialize thrift: a damaged page"), OSError),
+        (pyarrow.ArrowInvalid("Not a Parquet file"), pyarrow.ArrowInvalid),
+        (UserError("it has gaps"), UserError),
+    ],
+)
+def test_a_store_that_goes_while_a_file_is_read_is_no_damaged_file(s3, error, expected):
+    with storage.atomic_file(f"{s3}/file") as path:
+        path.write_bytes(b"content")
+    with pytest.raises(expected) as raised, storage.open_to_read(f"{s3}/file") as file:
+        _trip(file, error)
+    assert type(raised.value) is expected
+
+
+def _trip(file, error: Exception) -> None:
+    assert file.read(3) == b"con"
+    raise error
+
+
+def test_a_shard_in_a_store_that_goes_is_not_called_damaged(s3, monkeypatch):
+    row = ShardRows(["a.jpg"], [b"jpeg"], np.ones((1, 2), np.int8))
+    write_shard(s3, "train-00000", "train", row, 64)
+    assert read_shard(s3, "train-00000").images == [b"jpeg"]
+
+    def go(self, start, end):
+        raise OSError(errno.EIO, "We encountered an internal error")
+
+    monkeypatch.setattr(S3File, "_fetch_range", go)
+    with pytest.raises(UnreachableError, match=r"cannot reach s3://.*internal error"):
+        read_shard(s3, "train-00000")
