@@ -7,6 +7,7 @@ from pathlib import Path
 import boto3
 import fsspec
 import pytest
+import torch
 from moto.server import ThreadedMotoServer
 
 from facevae import runtime
@@ -19,6 +20,12 @@ def pytest_configure() -> None:
     for name in list(os.environ):
         if name.startswith(("RAY_A", "MLFLOW_TRACKING", "AWS_")):
             os.environ.pop(name)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test's random weights are the same each time, so that it passes each time or never."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ run of the same job takes finished shards from there.
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,6 +86,11 @@ def statistics_uri(folder: str, shard: str) -> str:
     return storage.join(folder, STATISTICS, f"{shard}.npz")
 
 
+def _shard_of(batch: Row) -> Shard:
+    """The shard that a row of one tells of."""
+    return Shard(*(np.asarray(batch[field.name][0]).item() for field in fields(Shard)))
+
+
 def read_pixels(folder: str, batch: Row) -> Row:
     """A shard by name -> its decoded pixels, labels and ids, as one row."""
     rows = shards.read_shard(folder, batch["name"][0])
@@ -131,22 +137,28 @@ class EncodeShard:
         self._tries = Tries(output, config.tries)
 
     def __call__(self, batch: Row) -> Row:
-        """Encode one shard and write what it leaves."""
-        with self._tries.one(str(batch["name"][0])):
-            return self._encode(batch)
+        """Encode one shard and write what it leaves, if an actor that died has not done so."""
+        shard = _shard_of(batch)
+        if _finished(self._output, shard) is None:
+            with self._tries.one(shard.name):
+                self._encode(shard, self._decoded(batch))
+        return {"name": [shard.name]}
 
-    def _encode(self, batch: Row) -> Row:
-        name, split, sha256 = (str(batch[key][0]) for key in ("name", "split", "sha256"))
+    def _decoded(self, batch: Row) -> Row:
+        return batch  # by a task
+
+    def _encode(self, shard: Shard, batch: Row) -> None:
         stored, attributes = np.asarray(batch["pixels"][0]), np.asarray(batch["attributes"][0])
         config = self._config
         posteriors = encode_pixels(self._vae, stored, config.batch_size, config.precision)
         statistics = AttributeStatistics.of_batch(*posteriors, attributes, self._class_scatter)
         kept = np.isfinite(np.hstack(posteriors)).all(axis=1)  # as the statistics do
         ids = batch["image_id"][0][kept].tolist()
-        latents = LatentBatch(ids, [split] * len(ids), posteriors.mean[kept], attributes[kept])
-        write_latents(self._output, name, latents)
-        _write_statistics(self._output, name, sha256, statistics)
-        return {"name": [name]}
+        latents = LatentBatch(
+            ids, [shard.split] * len(ids), posteriors.mean[kept], attributes[kept]
+        )
+        write_latents(self._output, shard.name, latents)
+        _write_statistics(self._output, shard.name, shard.sha256, statistics)
 
 
 class ReadAndEncodeShard(EncodeShard):
@@ -157,10 +169,8 @@ class ReadAndEncodeShard(EncodeShard):
         super().__init__(*encoder)
         self._folder = folder
 
-    def __call__(self, batch: Row) -> Row:
-        """Read, decode and encode one shard."""
-        with self._tries.one(str(batch["name"][0])):
-            return self._encode(read_pixels(self._folder, batch))
+    def _decoded(self, batch: Row) -> Row:
+        return read_pixels(self._folder, batch)
 
 
 def encode_shards(
@@ -230,8 +240,7 @@ def _tasks(
     output: str,
     todo: list[Shard],
 ) -> "ray.data.Dataset":
-    items = [{"name": s.name, "split": s.split, "sha256": s.sha256} for s in todo]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    dataset = ray.data.from_items([asdict(s) for s in todo], override_num_blocks=len(todo))
     encoder = (output, ray.put(model.vae), config, plan, manifest.missing_labels)
     pool = ray.data.ActorPoolStrategy(size=min(plan.actors, len(todo)))
     if plan.use_gpu:

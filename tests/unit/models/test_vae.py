@@ -92,7 +92,8 @@ def test_a_latent_is_the_same_alone_and_in_any_batch() -> None:
     together = vae.encode(images).mean
     for index in (0, 8):
         alone = vae.encode(images[index : index + 1]).mean[0]
-        torch.testing.assert_close(alone, together[index], rtol=1e-5, atol=1e-5)
+        # The kernels for one image and for nine add up in another order.
+        torch.testing.assert_close(alone, together[index], rtol=0, atol=1e-4)
 
 
 def test_posterior_and_image_are_float32_under_autocast() -> None:
