@@ -4,7 +4,9 @@ Settings come from `--config FILE.yaml` and from options named as the YAML's key
 the user's is one line and exit code 2. A verb ends with one line a figure, `name value`.
 """
 
+import atexit
 import difflib
+import gc
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +74,7 @@ VERBS = {
 }
 
 
+OBJECTS_A_COLLECTION = 50_000
 STOPPED = "stopped; the same command goes on from here"
 DRY_RUN = ("--dry_run", "--dry-run")
 
@@ -98,11 +101,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_verb(words[0], words[1:])
 
 
+def _collect_seldom() -> None:
+    """Leave the search for garbage among imported packages out: a third of what `edit` takes."""
+    gc.set_threshold(OBJECTS_A_COLLECTION)
+    atexit.register(gc.freeze)  # or it is done once more when the process ends
+
+
 def run_verb(name: str, arguments: Sequence[str]) -> int:
     """Run a verb with its options; returns the exit code.
 
     0, or 2 for the user's mistakes, 130 and 143 for SIGINT and SIGTERM.
     """
+    _collect_seldom()
     try:
         if name not in VERBS:
             raise UserError(f"no verb '{name}'{_nearest(name, VERBS)}; see facevae --help")

@@ -136,16 +136,6 @@ def nodes() -> list[Node]:
     return here + nodes_to_come(node_groups(), here, groups)
 
 
-def submission_id() -> str | None:
-    """The name of the Ray job that this process is the driver of; none outside a job.
-
-    Ray's job supervisor leaves it there for the driver, and for the driver alone: workers are told.
-    """
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    name = job.get("metadata", {}).get("job_submission_id")
-    return None if name is None else str(name)
-
-
 def node_of(resources: Mapping[str, float], labels: Mapping[str, str]) -> Node:
     """A living node by its resources and labels, as Ray tells them."""
     kinds = (key.partition(":")[2] for key in resources if key.startswith("accelerator_type:"))

@@ -21,6 +21,8 @@ from facevae.attributes.vectors import AttributeVectors, LatentBatch, index_of
 from facevae.errors import UNREADABLE, UserError
 from facevae.storage import atomic_file, open_to_read
 
+VECTORS = "attribute_vectors.h5"
+"""the file of a run's vectors in its output folder"""
 FORMAT_VERSION = 1
 TEXTS_PER_WRITE = 1 << 16
 BLOCK_BYTES = 1 << 20

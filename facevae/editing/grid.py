@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from facevae.figures import image_grid
+from facevae.pictures import image_grid
 
 _INK = "#24292f"
 _SPACE = 10

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from facevae import figures, storage
+from facevae import pictures, storage
 from facevae.checkpoint import ModelCard, TrainingState, on_host, save_training
 from facevae.config import TrainConfig
 from facevae.data.batches import Share, epoch_plan, spread_images, training_batches
@@ -198,7 +198,7 @@ class _Listener:
             self._run.image("reconstructions", step, self._stored_grid(step))
 
     def _stored_grid(self, step: int) -> Callable[[], np.ndarray | None]:
-        return partial(figures.read_png, self._grid(step))
+        return partial(pictures.read_png, self._grid(step))
 
     def _grid(self, step: int) -> str:
         return storage.join(self._config.output, "grids", f"step_{step:06d}.png")
@@ -224,9 +224,9 @@ class _Listener:
         self._board.show.remote(step, metrics)
 
     def show(self, step: int, originals: np.ndarray, reconstructions: np.ndarray) -> None:
-        grid = figures.reconstruction_grid(originals, reconstructions)
+        grid = pictures.reconstruction_grid(originals, reconstructions)
         try:
-            figures.save_png(grid, self._grid(step))
+            pictures.save_png(grid, self._grid(step))
         except (UserError, OSError) as error:  # a picture is no reason to stop
             self._board.tell.remote(f"warning: the grid of step {step} is missing ({error})")
         if self._run is not None:

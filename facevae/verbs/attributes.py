@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from facevae import figures, runtime, storage
+from facevae import figures, pictures, runtime, storage
 from facevae.attributes.encode import encode_shards, plan_encoders
 from facevae.attributes.latents import read_latents
 from facevae.attributes.scores import auc_mean, held_out_auc
 from facevae.attributes.statistics import AttributeStatistics, reduce_shards
-from facevae.attributes.vector_file import write_hdf5
+from facevae.attributes.vector_file import VECTORS, write_hdf5
 from facevae.attributes.vectors import AttributeVectors, mean_difference
 from facevae.checkpoint import LoadedModel, ModelCard, load_model
 from facevae.config import HELD_OUT_SPLITS, AttributesConfig, Split
@@ -19,6 +19,7 @@ from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UserError
 from facevae.lease import one_driver
 from facevae.progress import say
+from facevae.ray_job import submission_id
 from facevae.tracking import (
     SHARDS_RUN_TAG,
     TRAINING_RUN_TAG,
@@ -29,7 +30,6 @@ from facevae.tracking import (
 )
 from facevae.verbs.places import check_places, places_of
 
-VECTORS = "attribute_vectors.h5"
 MAX_REJECTED = 0.001
 """largest share of images whose latent may be not finite"""
 
@@ -57,7 +57,7 @@ def compute_attributes(config: AttributesConfig) -> dict[str, float]:
         _claim(output, config, manifest, model.card)
         say(f"already done: {output}")
         return dict(storage.read_json(result))
-    with one_driver(output, "facevae attributes", runtime.submission_id()):
+    with one_driver(output, "facevae attributes", submission_id()):
         _claim(output, config, manifest, model.card)
         metrics = _compute(config, output, folder, manifest, model)
         storage.write_json(result, metrics)
@@ -79,7 +79,7 @@ def _compute(
         output,
         settings,
         model_run=training_run,
-        submission_id=runtime.submission_id(),
+        submission_id=submission_id(),
     ) as run:
         run.tags({TRAINING_RUN_TAG: model.card.run_id, SHARDS_RUN_TAG: manifest.run_id or ""})
         run.dataset("shards", manifest.digest, "encoding")
@@ -158,12 +158,12 @@ def _publish(
     auc: dict[str, float],
     metrics: dict[str, float],
 ) -> None:
-    pictures = {
+    charts = {
         "similarity.png": figures.similarity_heatmap(vectors.vectors, vectors.names),
         "auc.png": figures.auc_bars(auc),
     }
-    for name, picture in pictures.items():
-        figures.save_png(picture, storage.join(output, name))
+    for name, picture in charts.items():
+        pictures.save_png(picture, storage.join(output, name))
         run.picture(name, picture)
     run.metrics(0, {key: value for key, value in metrics.items() if np.isfinite(value)})
     with storage.local_copy(storage.join(output, VECTORS)) as path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from facevae import figures, runtime, storage
+from facevae import figures, pictures, runtime, storage
 from facevae.benchmark import cases, report
 from facevae.benchmark.bench import Bench
 from facevae.benchmark.cases import Measured
@@ -16,6 +16,7 @@ from facevae.config import BenchmarkConfig
 from facevae.errors import UserError
 from facevae.lease import one_driver
 from facevae.progress import say
+from facevae.ray_job import submission_id
 from facevae.tracking import start_run, store_uri
 from facevae.verbs.places import check_places
 
@@ -49,7 +50,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, float]:
         )
     before = None if config.against is None else _result(config.against)
     storage.make_folder(output)
-    with one_driver(output, "facevae benchmark", runtime.submission_id()):
+    with one_driver(output, "facevae benchmark", submission_id()):
         _claim(output, config)
         return _measure(config, output, before)
 
@@ -61,7 +62,7 @@ def _measure(
     check_places({"--output": output}, len(runtime.nodes()))
     settings = config.model_dump(mode="json")
     with start_run(
-        config.tracking, "benchmark", output, settings, submission_id=runtime.submission_id()
+        config.tracking, "benchmark", output, settings, submission_id=submission_id()
     ) as run:
         bench = Bench(config, Path(output), store_uri(config.tracking, output))
         measured: Measured = {}
@@ -73,7 +74,7 @@ def _measure(
         storage.write_json(storage.join(output, "result.json"), result)
         with storage.atomic_file(storage.join(output, "result.md")) as path:
             path.write_text(text + "\n", encoding="utf-8")
-        figures.save_png(picture, storage.join(output, "rates.png"))
+        pictures.save_png(picture, storage.join(output, "rates.png"))
         run.metrics(0, result)
         run.picture("rates.png", picture)
         for name in ("result.json", "result.md"):

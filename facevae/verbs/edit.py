@@ -2,13 +2,14 @@
 
 import numpy as np
 
-from facevae import figures, runtime, storage
-from facevae.attributes.vector_file import read_vectors
+from facevae import pictures, storage
+from facevae.attributes.vector_file import VECTORS, read_vectors
 from facevae.checkpoint import load_model
 from facevae.config import EditConfig
 from facevae.editing.edit import choose_faces, draw_strengths, kept_change
 from facevae.editing.grid import labelled_strength_grid, strength_grid
 from facevae.progress import say
+from facevae.ray_job import submission_id
 from facevae.tracking import (
     TRAINING_RUN_TAG,
     VECTORS_RUN_TAG,
@@ -17,7 +18,6 @@ from facevae.tracking import (
     start_run,
     trained_by,
 )
-from facevae.verbs.attributes import VECTORS
 from facevae.verbs.places import check_places
 
 
@@ -50,7 +50,7 @@ def edit_faces(config: EditConfig) -> dict[str, float]:
         output,
         settings,
         model_run=training_run,
-        submission_id=runtime.submission_id(),
+        submission_id=submission_id(),
     ) as run:
         vectors_run = read_run_id(str(uri).rpartition("/")[0])
         run.tags(
@@ -61,9 +61,9 @@ def edit_faces(config: EditConfig) -> dict[str, float]:
         )
         drawn = draw_strengths(vae, faces.latents, direction, editing.strengths)
         grid = strength_grid(drawn, editing.columns)
-        figures.save_png(grid, storage.join(output, "edit.png"))
+        pictures.save_png(grid, storage.join(output, "edit.png"))
         labelled = labelled_strength_grid(drawn, editing.strengths, faces.image_id, editing.columns)
-        figures.save_png(labelled, storage.join(output, "edit_labelled.png"))
+        pictures.save_png(labelled, storage.join(output, "edit_labelled.png"))
         run.image("edit", 0, grid)
         run.picture("edit_labelled.png", labelled)
         run.json("faces.json", faces.image_id)

@@ -7,6 +7,7 @@ from facevae.data.shards import Manifest, read_manifest
 from facevae.data.sources import FaceSource
 from facevae.lease import one_driver
 from facevae.progress import say
+from facevae.ray_job import submission_id
 from facevae.tracking import start_run
 from facevae.verbs.places import check_places, places_of
 
@@ -29,7 +30,7 @@ def shard_faces(config: ShardsConfig) -> dict[str, float]:
         claim_folder(config.output, source, config.sharding)
         say(f"already done: {config.output}")
         return _figures(read_manifest(config.output))
-    with one_driver(config.output, "facevae shards", runtime.submission_id()):
+    with one_driver(config.output, "facevae shards", submission_id()):
         claim_folder(config.output, source, config.sharding)
         figures = _shard(config, source)
         storage.write_json(result, figures)
@@ -45,7 +46,7 @@ def _shard(config: ShardsConfig, source: FaceSource) -> dict[str, float]:
     labels = {} if is_written else _prepare_cluster(config)
     settings = config.model_dump(mode="json")
     with start_run(
-        config.tracking, "shards", config.output, settings, submission_id=runtime.submission_id()
+        config.tracking, "shards", config.output, settings, submission_id=submission_id()
     ) as run:
         # An earlier try may have written all and then lost the tracking server.
         manifest = (

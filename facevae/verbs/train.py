@@ -13,7 +13,7 @@ import ray.train
 from PIL import Image
 from ray.train.torch import TorchTrainer
 
-from facevae import figures, runtime, storage
+from facevae import figures, pictures, runtime, storage
 from facevae.checkpoint import DamagedError, export_model, load_model
 from facevae.config import ShardsConfig, TrainConfig
 from facevae.data.batches import spread_images
@@ -24,6 +24,7 @@ from facevae.models.perceptual import check_perceptual_network
 from facevae.models.perceptual_weights import perceptual_weights_digest
 from facevae.pixels import crop_and_resize
 from facevae.progress import progress, say
+from facevae.ray_job import submission_id
 from facevae.tracking import MODEL_NAME, SHARDS_RUN_TAG, Run, log_model, start_run, store_uri
 from facevae.training.board import ProgressBoard
 from facevae.training.checkpoints import FOLDER, Checkpoints
@@ -74,7 +75,7 @@ def train_model(config: TrainConfig) -> dict[str, float]:
         return dict(storage.read_json(result))
     given = None if config.shards is None else _checked(storage.absolute(config.shards))
     storage.make_folder(output)
-    with one_driver(output, "facevae train", runtime.submission_id()):
+    with one_driver(output, "facevae train", submission_id()):
         _claim(output, config)
         metrics = _train(config, output, given)
         storage.write_json(result, metrics)
@@ -95,7 +96,7 @@ def _train(config: TrainConfig, output: str, given: Data | None) -> dict[str, fl
         "train",
         output,
         config.model_dump(mode="json"),
-        submission_id=runtime.submission_id(),
+        submission_id=submission_id(),
     ) as run:
         run.dataset(shards.rpartition("/")[2], manifest.digest, "training")
         run.tags({SHARDS_RUN_TAG: manifest.run_id or "", **judge})
@@ -174,7 +175,7 @@ def _fit(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> str | 
             "shards": shards,
             "run": tuple(run.id),
             "started": run.started,
-            "submission_id": runtime.submission_id(),
+            "submission_id": submission_id(),
             "threads": plan.threads,
             "readers": plan.readers,
             "reader_labels": plan.reader_labels,
@@ -294,7 +295,7 @@ def _keep_models(config: TrainConfig) -> tuple[list[Metrics], Metrics]:
         except DamagedError as error:
             say(f"warning: {BEST} is left out: {checkpoints.place(best)} is not whole ({error})")
             best = None
-    figures.save_png(_curves(state.history), storage.join(config.output, "curves.png"))
+    pictures.save_png(_curves(state.history), storage.join(config.output, "curves.png"))
     return state.history, {} if best is None else {"best_step": float(best)}
 
 

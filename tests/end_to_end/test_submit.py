@@ -103,7 +103,7 @@ def test_the_exit_code_is_the_drivers(client, tmp_path):
 def test_a_driver_knows_its_submission(client, monkeypatch, tmp_path):
     for name, value in client.items():
         monkeypatch.setenv(name, value)
-    code = "from facevae import runtime; print('I am', runtime.submission_id())"
+    code = "from facevae.ray_job import submission_id; print('I am', submission_id())"
     cluster = Cluster(client["RAY_API_SERVER_ADDRESS"])
     assert [node.cpus for node in cluster.nodes()] == [2]
     cluster.submit(JobRequest("named", f'python -c "{code}"', REPOSITORY, {}))

@@ -119,16 +119,3 @@ def test_groups_are_those_of_rays_own_record(no_groups):
     group.resources.update({"CPU": 8, "GPU": 1})
     no_groups.state.get_cluster_config = lambda: record
     assert node_groups() == [GPU]
-
-
-def test_a_driver_knows_its_submission(monkeypatch):
-    job = {"runtime_env": {}, "metadata": {"job_submission_id": "train-1", "facevae.verb": "train"}}
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
-    assert runtime.submission_id() == "train-1"
-
-
-def test_outside_a_job_there_is_none(monkeypatch):
-    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
-    assert runtime.submission_id() is None
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {}}))
-    assert runtime.submission_id() is None
