@@ -46,7 +46,7 @@ fuzz: $(INSTALLED)
 	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz.py --inputs $(FUZZ_INPUTS) --seed $(FUZZ_SEED)
 
 FACES ?= 20000
-KILL_EVERY ?= 3
+KILL_EVERY ?= 5
 
 killed-pass: $(INSTALLED)
 	FACES=$(FACES) KILL_EVERY=$(KILL_EVERY) $(BIN)/python -m pytest -s \

@@ -1,6 +1,6 @@
 """A pass whose actors and driver are killed leaves what a quiet one leaves, bit for bit.
 
-`make killed-pass` runs it over 20,000 faces, with an actor killed every three seconds. The suite
+`make killed-pass` runs it over 20,000 faces, with an actor killed every five seconds. The suite
 has the same law, for all verbs and more kinds of death, in `tests/chaos`.
 """
 
