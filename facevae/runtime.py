@@ -31,8 +31,10 @@ ALLOCATOR_ENVIRONMENT = {
 # Ray Train's controller polls its workers at this interval; 2 s, the default, delays checkpoints.
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 # What Ray raises in the driver when a node or a process goes that one of its own actors was on.
+# The second is of one that Ray Data keeps for all drivers, on the node of the first that came.
 LOST_PROCESS = (
     ray.exceptions.RayActorError,
+    ray.exceptions.ActorUnschedulableError,
     ray.exceptions.WorkerCrashedError,
     ray.exceptions.NodeDiedError,
     ray.exceptions.ObjectLostError,

@@ -1,6 +1,7 @@
 """Shards that keep failing, and workers that die: the others are finished, and the job names it."""
 
 import os
+import shutil
 import signal
 import sys
 from dataclasses import dataclass
@@ -114,9 +115,18 @@ def encode(shards, tmp_path):
     return run
 
 
-def test_a_pass_goes_on_when_ray_loses_an_actor_of_its_own(encode, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        ray.exceptions.ActorUnavailableError("The actor is temporarily unavailable", None),
+        ray.exceptions.ActorUnschedulableError("its node doesn't exist any more"),
+    ],
+)
+def test_a_pass_goes_on_when_ray_loses_an_actor_of_its_own(
+    encode, tmp_path, monkeypatch, capsys, error
+):
     tasks = encode_module._tasks
-    losses = [ray.exceptions.ActorUnavailableError("The actor is temporarily unavailable", None)]
+    losses = [error]
 
     def lose(*arguments):
         if losses:
@@ -127,7 +137,20 @@ def test_a_pass_goes_on_when_ray_loses_an_actor_of_its_own(encode, tmp_path, mon
     found = [each.shard for each in encode(tmp_path / "out", times=0)]
     assert found == [each.shard for each in encode(tmp_path / "quiet", times=0)]
     said = capsys.readouterr().err
-    assert "warning: those shards that are left go on after ActorUnavailableError: " in said
+    assert f"warning: those shards that are left go on after {type(error).__name__}: " in said
+
+
+def test_what_a_killed_actor_had_finished_is_not_encoded_again(encode, tmp_path, monkeypatch):
+    quiet, output, tasks = tmp_path / "quiet", tmp_path / "out", encode_module._tasks
+    expected = [each.shard for each in encode(quiet, times=0)]
+
+    def finished_before_it_was_told(*arguments):
+        shutil.copytree(quiet, output, dirs_exist_ok=True)
+        return tasks(*arguments)
+
+    monkeypatch.setattr(encode_module, "_tasks", finished_before_it_was_told)
+    assert [each.shard for each in encode(output, times=1000)] == expected
+    assert list((tmp_path / "deaths").iterdir()) == []
 
 
 def test_an_actor_that_keeps_dying_on_a_shard_gives_it_up(encode, tmp_path, shards):
