@@ -12,10 +12,11 @@ from pathlib import Path
 
 from facevae import runtime, storage
 from facevae.attributes.encode import plan_encoders
+from facevae.attributes.vector_file import VECTORS
 from facevae.benchmark import agreement, encoding, sharding, training
 from facevae.benchmark.agreement import Vectors
 from facevae.benchmark.bench import Bench
-from facevae.benchmark.command import Watched
+from facevae.benchmark.command import Watched, run_command
 from facevae.benchmark.encoding import Images
 from facevae.benchmark.resume import (
     Trainings,
@@ -27,7 +28,7 @@ from facevae.benchmark.samples import in_turn, ratios
 from facevae.benchmark.sharding import Faces
 from facevae.benchmark.tasks import in_fresh_process
 from facevae.benchmark.training import Steps
-from facevae.config import AttributesConfig, EncodingConfig, ModelName, TrainConfig
+from facevae.config import AttributesConfig, EditConfig, EncodingConfig, ModelName, TrainConfig
 from facevae.data.shards import read_manifest
 from facevae.errors import UserError
 from facevae.progress import say
@@ -184,11 +185,8 @@ def agreement_case(bench: Bench) -> Measured:
 
 
 def _vector_difference(bench: Bench) -> float:
-    shards = bench.shards(TRAINING_FACES, LOSSES["onet"])
-    model, output = _trained(bench), bench.fresh("attributes")
-    config = AttributesConfig(output=output, shards=shards, model=model, tracking=bench.tracking)
-    bench.run("attributes", config)
-    done = Vectors(str(Path(output) / "attribute_vectors.h5"), shards, str(Path(model) / "model"))
+    model = _trained(bench)
+    done = Vectors(_vectors(bench, model), _few_shards(bench), str(Path(model) / "model"))
     return in_fresh_process(agreement.vector_difference, done, _cpus())()
 
 
@@ -221,8 +219,7 @@ def sharding_case(bench: Bench) -> Measured:
 
 def resume_case(bench: Bench) -> Measured:
     """What checkpoints cost, and how soon training goes on after a worker or its driver died."""
-    shards = bench.shards(TRAINING_FACES, LOSSES["onet"])
-    trainings = Trainings(bench, shards, _loss(bench, "onet"))
+    trainings = Trainings(bench, _few_shards(bench), _loss(bench, "onet"))
     steps, every = bench.config.steps, max(1, bench.config.steps // 10)
     rounds = in_turn(
         {
@@ -246,6 +243,28 @@ def resume_case(bench: Bench) -> Measured:
     return {**rounds, "seconds_of_a_checkpoint": of_one, "checkpoint_overhead": overhead}
 
 
+def start_case(bench: Bench) -> Measured:
+    """Seconds from a command to its end, where the start is nearly all of it."""
+    model = _trained(bench)
+    vectors = _vectors(bench, model)
+
+    def edit() -> float:
+        config = EditConfig(
+            output=bench.fresh("edit"),
+            model=model,
+            vectors=vectors,
+            editing={"faces": 1},
+            tracking=bench.tracking,
+        )
+        return bench.run("edit", config).seconds
+
+    measures: dict[str, Callable[[], float]] = {
+        "seconds_of_help": lambda: run_command(["--help"]).seconds,
+        "seconds_of_edit": edit,
+    }
+    return in_turn(measures, bench.config.rounds, say)
+
+
 def _cpus() -> int:
     """The CPUs of the largest node that is here."""
     return max(int(node.cpus) for node in runtime.nodes() if node.is_here)
@@ -259,9 +278,20 @@ def _loss(bench: Bench, name: str) -> dict[str, object]:
 def _trained(bench: Bench) -> str:
     """A model of a few steps: the speed of encoding does not depend on how good it is."""
     folder = str(bench.folder / "model")
-    shards = bench.shards(TRAINING_FACES, LOSSES["onet"])
-    bench.run("train", bench.train_config(shards, folder, training={"steps": 20}))
+    bench.run("train", bench.train_config(_few_shards(bench), folder, training={"steps": 20}))
     return folder
+
+
+def _vectors(bench: Bench, model: str) -> str:
+    """The file of a model's attribute vectors."""
+    output, shards = bench.fresh("attributes"), _few_shards(bench)
+    config = AttributesConfig(output=output, shards=shards, model=model, tracking=bench.tracking)
+    bench.run("attributes", config)
+    return str(Path(output) / VECTORS)
+
+
+def _few_shards(bench: Bench) -> str:
+    return bench.shards(TRAINING_FACES, LOSSES["onet"])
 
 
 def _logged(config: TrainConfig, name: str) -> list[float]:

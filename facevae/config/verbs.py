@@ -10,7 +10,7 @@ from facevae.config.latents import EditingConfig, EncodingConfig
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import LossConfig, ModelConfig, ScalingConfig, TrainingConfig
 
-Case = Literal["training", "agreement", "attributes", "sharding", "resume"]
+Case = Literal["training", "agreement", "attributes", "sharding", "resume", "start"]
 BenchmarkLoss = Literal["facenet", "onet"]
 
 
@@ -119,7 +119,7 @@ class BenchmarkConfig(Frozen):
         "runs/benchmark", description="folder of everything, on this machine or a mounted disk"
     )
     cases: tuple[Case, ...] = Field(
-        ("training", "agreement", "attributes", "sharding", "resume"),
+        ("training", "agreement", "attributes", "sharding", "resume", "start"),
         min_length=1,
         description="what is measured; one that is in the output folder already is not again",
     )

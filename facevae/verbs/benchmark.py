@@ -25,6 +25,7 @@ ALONE = {
     "attributes": cases.attributes_case,
     "sharding": cases.sharding_case,
     "resume": cases.resume_case,
+    "start": cases.start_case,
 }
 """the cases but training, of which there is one per model and loss"""
 SETTINGS_OF_CASES = {"rounds", "steps", "precision", "faces", "few_faces", "image_size"}

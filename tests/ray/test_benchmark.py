@@ -131,6 +131,20 @@ def test_bytes_that_pass_through_the_store_stay_few(shards, trained):
     assert made - weights < 100 * read_manifest(str(shards)).rows()
 
 
+def test_the_start_of_commands_is_timed(shards, trained, monkeypatch):
+    bench, config, _ = trained
+    if not Path(config.output, "attribute_vectors.h5").exists():
+        bench.run("attributes", config)
+    monkeypatch.setattr(cases, "_trained", lambda _: config.model)
+    monkeypatch.setattr(cases, "_vectors", lambda *_: f"{config.output}/attribute_vectors.h5")
+    found = cases.start_case(Bench(BenchmarkConfig(rounds=1), bench.folder, bench.tracking["uri"]))
+    (seconds_of_help,), (seconds_of_edit,) = found.values()
+    assert 0 < seconds_of_help < seconds_of_edit
+    (picture,) = (bench.folder / "runs").glob("*-edit/edit.png")
+    with Image.open(picture) as image:
+        assert image.height == 64 + 2 * 3  # one face
+
+
 def test_a_training_goes_on_after_a_lost_worker(shards, tmp_path):
     bench = Bench(BenchmarkConfig(steps=24), tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
     assert 1 < seconds_after_a_lost_worker(Trainings(bench, str(shards), {}), 5) < 120
