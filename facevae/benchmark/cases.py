@@ -10,6 +10,8 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+import torch
+
 from facevae import runtime, storage
 from facevae.attributes.encode import plan_encoders
 from facevae.attributes.vector_file import VECTORS
@@ -72,6 +74,7 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
         return in_fresh_process(function, steps, plan.cpus, gpus, plan.worker_labels)
 
     measures: dict[str, Callable[[], float]] = {
+        "matrix_peak": alone(training.matrix_peak),
         "unoptimised": alone(training.unoptimised),
         "ceiling": alone(training.ceiling),
         "bare_loop": alone(training.bare_loop),
@@ -80,8 +83,13 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
     }
     rates = in_turn(measures, bench.config.rounds, say)
     watched = [each for _, each in ours[1]]
+    operations = alone(training.operations_per_image)()
+    at_peak = [peak / operations for peak in rates["matrix_peak"]]
     return {
         **rates,
+        "operations_per_image": [operations],
+        "mfu": ratios(rates["ours"], at_peak),
+        "times_unoptimised_at_matrix_peak": ratios(at_peak, rates["unoptimised"]),
         "times_unoptimised": ratios(rates["ours"], rates["unoptimised"]),
         "share_of_ceiling": ratios(rates["ours"], rates["ceiling"]),
         "share_of_bare_loop": ratios(rates["ours"], rates["bare_loop"]),
@@ -94,7 +102,7 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
             _start(each, "train", config.training.global_batch_size / rate)
             for each, rate in zip(watched, rates["ours"], strict=True)
         ],
-        **_memory(watched, config.training.steps * config.training.global_batch_size),
+        **_use(watched, config.training.steps * config.training.global_batch_size),
     }
 
 
@@ -147,7 +155,7 @@ def attributes_case(bench: Bench) -> Measured:
         "growth": ratios(seconds[many], seconds[few]),
         "seconds_to_first_shard": [each.of("encode")[0].seconds for each in passes[many]],
         "seconds_with_start_and_end": [each.seconds for each in passes[many]],
-        **_memory(passes[many], many),
+        **_use(passes[many], many),
     }
 
 
@@ -213,7 +221,7 @@ def sharding_case(bench: Bench) -> Measured:
         "share_of_ceiling": ratios(rates["ours"], rates["ceiling"]),
         "share_of_bare_loop": ratios(rates["ours"], rates["bare_loop"]),
         "seconds_to_first_shard": [each.of("shards")[0].seconds for each in watched],
-        **_memory(watched, SHARDING_FACES),
+        **_use(watched, SHARDING_FACES),
     }
 
 
@@ -323,7 +331,8 @@ def _start(watched: Watched, title: str, seconds_per_step: float) -> float:
     return first.seconds - (first.step.done - 1) * seconds_per_step
 
 
-def _memory(runs: Iterable[Watched], images: int) -> Measured:
+def _use(runs: Iterable[Watched], images: int) -> Measured:
+    """Of memory, and of GPUs where there are any."""
     values: dict[str, Callable[[Watched], float]] = {
         "driver_megabytes": lambda run: run.driver_bytes / 1e6,
         "worker_megabytes": lambda run: run.worker_bytes / 1e6,
@@ -331,4 +340,6 @@ def _memory(runs: Iterable[Watched], images: int) -> Measured:
         "store_spilled_megabytes": lambda run: run.store_spilled / 1e6,
         "store_bytes_per_image": lambda run: run.store_made / images,
     }
+    if torch.cuda.is_available():
+        values["gpu_utilisation"] = lambda run: run.gpu_utilisation
     return {name: [value(run) for run in runs] for name, value in values.items()}

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import psutil
 import ray
+import torch
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
 from facevae.errors import UserError
@@ -49,6 +51,8 @@ class Watched(NamedTuple):
     store_made: int
     """bytes of all objects that it put into the store"""
     store_spilled: int
+    gpu_utilisation: float
+    """share of the time that this machine's GPUs were at work, 0 to 1; 0 without any"""
 
     def of(self, title: str) -> list[Moment]:
         """The lines of one progress bar."""
@@ -91,6 +95,7 @@ def run_command(
         sampler.store_peak,
         after.made - before.made,
         after.spilled - before.spilled,
+        statistics.fmean(sampler.gpu_utilisation or [0.0]),
     )
 
 
@@ -125,10 +130,11 @@ def store_use() -> StoreUse:
 
 
 class _Sampler:
-    """Looks now and then at memory for as long as its block lasts."""
+    """Looks now and then at memory and GPUs for as long as its block lasts."""
 
     def __init__(self, driver: int) -> None:
         self.driver_bytes, self.worker_bytes, self.store_peak = 0, 0, 0
+        self.gpu_utilisation: list[float] = []
         self._driver = driver
         self._since = time.time()
         self._ended = threading.Event()
@@ -147,6 +153,7 @@ class _Sampler:
             self.driver_bytes = max(self.driver_bytes, peak_bytes(self._driver))
             self.store_peak = max(self.store_peak, store_use().used)
             self.worker_bytes = max([self.worker_bytes, *_resident_bytes(self._since)])
+            self.gpu_utilisation += gpu_utilisation()
 
 
 def peak_bytes(process: int) -> int:
@@ -159,6 +166,13 @@ def peak_bytes(process: int) -> int:
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     except (OSError, IndexError):  # ended, waited for or not
         return 0
+
+
+def gpu_utilisation() -> list[float]:
+    """Of each GPU of this machine, the share of the last moment that it was at work, 0 to 1."""
+    if not torch.cuda.is_available():
+        return []
+    return [torch.cuda.utilization(number) / 100 for number in range(torch.cuda.device_count())]
 
 
 def _resident_bytes(since: float) -> list[int]:

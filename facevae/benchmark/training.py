@@ -14,16 +14,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from facevae.benchmark.plain import PlainLoss
 from facevae.config import TrainConfig
 from facevae.data import shards
 from facevae.data.images import decode_jpegs
 from facevae.runtime import ALLOCATOR_ENVIRONMENT
-from facevae.training.build import build_trainee
+from facevae.training.build import DTYPES, build_trainee
 
 WARM_UP = 2
 """steps before the first that counts"""
+MATRIX_SIZES = {"cpu": 2048, "cuda": 8192}
+"""of the square matrices whose product tells what a device can do"""
+MATRIX_PRODUCTS = 20
 
 
 class Steps(NamedTuple):
@@ -74,6 +79,63 @@ def _unoptimised(steps: Steps) -> float:
         value.item()
 
     return _rate(steps._replace(number=1), train, warm_up=1)
+
+
+def matrix_peak(steps: Steps) -> float:
+    """Floating-point operations a second of a matrix product in the precision of the training.
+
+    A multiplication and an addition are two. Nothing that a step does is faster.
+    """
+    torch.set_num_threads(steps.threads)
+    size = MATRIX_SIZES[device().type]
+    matrix = torch.ones(size, size, dtype=DTYPES[steps.config.training.precision], device=device())
+    result = matrix @ matrix
+    seconds = []
+    for _ in range(MATRIX_PRODUCTS):
+        _wait_for_device()
+        started = time.perf_counter()
+        torch.mm(matrix, matrix, out=result)
+        _wait_for_device()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
+
+
+def operations_per_image(steps: Steps) -> float:
+    """Floating-point operations of convolutions and matrix products in our step, for each image."""
+    train, batch, operations = _stepper(steps), resident_batch(steps), _Operations()
+    with operations:
+        train(batch)
+    return operations.number / len(batch)
+
+
+class _Operations(TorchDispatchMode):
+    """Counts by torch's own formulas.
+
+    Not torch's `FlopCounterMode`, whose record of modules fails where a step asks for a gradient of
+    its own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0.0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        name = func.overloadpacket
+        if name is torch.ops.mkldnn._convolution_pointwise:
+            name, args, kwargs = torch.ops.aten.convolution, _as_convolution(args), {}
+        if name in flop_registry:
+            self.number += flop_registry[name](*args, **kwargs, out_val=result)
+        return result
+
+
+def _as_convolution(args: Any) -> tuple[Any, ...]:
+    """The arguments of oneDNN's convolution with an activation as those of one without."""
+    maps, weight, bias, padding, stride, dilation, groups, *_ = args
+    return (maps, weight, bias, stride, padding, dilation, False, [0, 0], groups)
 
 
 def resident_batch(steps: Steps) -> Tensor:

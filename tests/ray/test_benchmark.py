@@ -12,13 +12,20 @@ import h5py
 import numpy as np
 import pytest
 import ray
+import torch
 from mlflow import MlflowClient
 from PIL import Image
 
 from facevae.benchmark import agreement, cases, encoding, training
 from facevae.benchmark.agreement import Vectors
 from facevae.benchmark.bench import Bench
-from facevae.benchmark.command import Watched, peak_bytes, run_command, store_use
+from facevae.benchmark.command import (
+    Watched,
+    gpu_utilisation,
+    peak_bytes,
+    run_command,
+    store_use,
+)
 from facevae.benchmark.encoding import Images
 from facevae.benchmark.resume import Trainings, seconds_after_a_lost_worker
 from facevae.benchmark.training import Steps
@@ -199,3 +206,13 @@ def _with_precision(config: TrainConfig, precision: str) -> TrainConfig:
     return config.model_copy(
         update={"training": config.training.model_copy(update={"precision": precision})}
     )
+
+
+def test_gpus_are_watched_where_there_are_any(monkeypatch):
+    assert gpu_utilisation() == []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "utilization", lambda number: (80, 20)[number])
+    assert gpu_utilisation() == [0.8, 0.2]
+    watched = Watched(1.0, [], 1, 1, 1, 1, 1, 0.5)
+    assert cases._use([watched], 1)["gpu_utilisation"] == [0.5]

@@ -30,7 +30,7 @@ class PlayedBench(Bench):
             moments.append(Moment(second, Step("train", step, 20, "steps", "")))
             if at is not None:
                 at(moments[-1], driver)
-        return Watched(self.second, moments, 0, 0, 0, 0, 0)
+        return Watched(self.second, moments, 0, 0, 0, 0, 0, 0.0)
 
 
 def trainings(bench: Bench) -> Trainings:
