@@ -11,6 +11,10 @@ from facevae.models.perceptual import PerceptualNetwork, build_perceptual_networ
 from facevae.models.sync_batch_norm import synchronised
 from facevae.training.step import ALONE, Criterion, Rank, Trainee
 
+# Gradients are added up in buckets, in an order that depends on a gradient's place in its bucket.
+# DDP makes new buckets after its first step, so that a step after a resume would differ in its last
+# bits from the same step of a run that went on; while it looks for unused parameters it does not.
+DATA_PARALLEL = {"gradient_as_bucket_view": True, "find_unused_parameters": True}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 

@@ -24,7 +24,7 @@ from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UserError
 from facevae.models import VAE
 from facevae.tracking import NODES_TAG, Run, RunId
-from facevae.training.build import build_trainee
+from facevae.training.build import DATA_PARALLEL, build_trainee
 from facevae.training.checkpoints import Checkpoints
 from facevae.training.failures import ending_at_repeated_errors
 from facevae.training.loop import WORKERS, Metrics, train
@@ -87,9 +87,7 @@ def _addresses(rank: Rank) -> list[str]:
 
 
 def _parallel(vae: VAE) -> nn.Module:
-    wrapped: nn.Module = ray.train.torch.prepare_model(
-        vae, parallel_strategy_kwargs={"gradient_as_bucket_view": True}
-    )
+    wrapped: nn.Module = ray.train.torch.prepare_model(vae, parallel_strategy_kwargs=DATA_PARALLEL)
     return wrapped
 
 
