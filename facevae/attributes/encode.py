@@ -173,6 +173,15 @@ class ReadAndEncodeShard(EncodeShard):
         return read_pixels(self._folder, batch)
 
 
+class Encoded(NamedTuple):
+    """What a pass leaves."""
+
+    statistics: Iterator[ShardStatistics]
+    """of all shards, in shard order"""
+    images: int
+    """that this pass encoded; not those of an earlier one"""
+
+
 def encode_shards(
     folder: str,
     manifest: Manifest,
@@ -180,8 +189,8 @@ def encode_shards(
     config: EncodingConfig,
     plan: EncoderPlan,
     output: str,
-) -> Iterator[ShardStatistics]:
-    """The statistics of all shards, in shard order, once all are there; latents are left as files.
+) -> Encoded:
+    """Encode all shards that are not; returns once all are. Latents are left as files.
 
     Args:
         folder: the shards.
@@ -215,8 +224,10 @@ def encode_shards(
                     done += chosen[row["name"]].rows
                     bar(done)
 
+        left = set(todo())
         finish(Tries(output, config.tries), todo, run, "shards", LOST_PROCESS)
-    return _statistics(output, manifest)
+    images = sum(shard.rows for shard in manifest.shards if shard.name in left)
+    return Encoded(_statistics(output, manifest), images)
 
 
 def _statistics(output: str, manifest: Manifest) -> Iterator[ShardStatistics]:

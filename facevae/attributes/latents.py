@@ -74,7 +74,7 @@ def write_latents(folder: str, shard: str, batch: LatentBatch) -> None:
             pa.array(batch.attributes.reshape(-1)), batch.attributes.shape[1]
         ),
     }
-    with storage.atomic_file(latents_uri(folder, shard), lasting=False) as path:
+    with storage.atomic_file(latents_uri(folder, shard)) as path:
         pq.write_table(pa.table(columns), path, compression="none", write_page_checksum=True)
 
 

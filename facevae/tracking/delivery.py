@@ -16,6 +16,8 @@ from facevae.tracking.failures import Failure, judge
 T = TypeVar("T")
 AT_ONCE = 1000
 """most things in one request: MLflow's limit of metrics in a batch"""
+REQUEST_SECONDS = 15.0
+"""how long a first try may take, however little patience there is with a server that is away"""
 
 
 class Tell(Protocol):
@@ -144,11 +146,14 @@ class Delivery:
         """Wait for something; gives up when nothing has arrived for `patience` seconds."""
         begun = time.monotonic()
         while not is_so():
-            left = max(begun, self._arrived_at) + patience - time.monotonic()
+            left = max(begun, self._arrived_at) + self._at_least(patience) - time.monotonic()
             if left <= 0:
                 return False
             self._changed.wait(left)
         return True
+
+    def _at_least(self, patience: float) -> float:
+        return patience if self._failure else max(patience, REQUEST_SECONDS)
 
     def _is_empty(self) -> bool:
         return not self._queue and not self._sending
@@ -160,8 +165,8 @@ class Delivery:
     def _undelivered(self, patience: float) -> UndeliveredError:
         reason = self._failure or "no answer"
         return UndeliveredError(
-            f"the tracking server {self._server} could not be used for {patience:.0f} s "
-            f"({reason}); {self._safe}"
+            f"the tracking server {self._server} could not be used for "
+            f"{self._at_least(patience):.0f} s ({reason}); {self._safe}"
         )
 
     # --- on the thread ---
@@ -205,6 +210,7 @@ class Delivery:
                         self._give_up(items, failure, error)
                         return False
                     self._failure = failure
+                    self._changed.notify_all()
                     # A connection that was idle may break once without meaning anything.
                     self._say_that_it_went_away(attempt > 0)
                     is_over = self._changed.wait_for(

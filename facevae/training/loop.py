@@ -199,6 +199,7 @@ class _Meter:
         mine = [sums[rank]] if len(sums) == ranks else sums if rank == 0 else []
         for each in mine:
             self._sums += torch.tensor(each, dtype=torch.float64, device=trainee.device)
+        self._trained_before = self._sums[2:3].clone()  # images that took none of this time
         self._first_bad = torch.full((2,), torch.inf, dtype=torch.float64, device=trainee.device)
         self._since, self._waited = time.perf_counter(), 0.0
 
@@ -236,12 +237,12 @@ class _Meter:
 
     def metrics(self, step: int) -> Metrics:
         self.check_finite()
-        sums = _summed(self._sums)
-        images = float(sums[2])
-        kl, reconstruction, _, *layers = (sums / images).tolist()
+        sums = _summed(torch.cat([self._sums, self._trained_before]))
+        images, before = float(sums[2]), float(sums[-1])
+        kl, reconstruction, _, *layers = (sums[:-1] / images).tolist()
         seconds = time.perf_counter() - self._since
-        rate, waited = images / seconds, self._waited / seconds
-        self._sums = self._zeros(len(self._sums))
+        rate, waited = (images - before) / seconds, self._waited / seconds
+        self._sums, self._trained_before = self._zeros(len(self._sums)), self._zeros(1)
         self._since, self._waited = time.perf_counter(), 0.0
         return {
             "train/loss": self._trainee.criterion.weigh(kl, reconstruction),

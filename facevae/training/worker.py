@@ -4,7 +4,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +20,7 @@ from facevae.checkpoint import ModelCard, TrainingState, on_host, save_training
 from facevae.config import TrainConfig
 from facevae.data.batches import Share, epoch_plan, spread_images, training_batches
 from facevae.data.shards import Manifest, read_manifest
-from facevae.errors import UserError
+from facevae.errors import UNREADABLE, UserError
 from facevae.models import VAE
 from facevae.tracking import NODES_TAG, Run, RunId
 from facevae.training.build import DATA_PARALLEL, build_trainee
@@ -196,7 +195,17 @@ class _Listener:
             self._run.image("reconstructions", step, self._stored_grid(step))
 
     def _stored_grid(self, step: int) -> Callable[[], np.ndarray | None]:
-        return partial(pictures.read_png, self._grid(step))
+        def read() -> np.ndarray | None:
+            try:
+                return pictures.read_png(self._grid(step))
+            except UserError:
+                raise
+            except UNREADABLE as error:  # a picture is no reason to stop, nor to keep all else back
+                reason = " ".join(str(error).split())
+                self._board.tell.remote(f"warning: the grid of step {step} is damaged ({reason})")
+                return None
+
+        return read
 
     def _grid(self, step: int) -> str:
         return storage.join(self._config.output, "grids", f"step_{step:06d}.png")

@@ -84,9 +84,9 @@ def _compute(
         run.tags({TRAINING_RUN_TAG: model.card.run_id, SHARDS_RUN_TAG: manifest.run_id or ""})
         run.dataset("shards", manifest.digest, "encoding")
         started = time.perf_counter()
-        statistics = encode_shards(folder, manifest, model, config.encoding, plan, output)
+        done = encode_shards(folder, manifest, model, config.encoding, plan, output)
         seconds = time.perf_counter() - started
-        by_split = reduce_shards(statistics)
+        by_split = reduce_shards(done.statistics)
         _check_counts(by_split, manifest)
         vectors = mean_difference(
             by_split["train"],
@@ -103,7 +103,7 @@ def _compute(
         metrics = {
             "images": float(encoded),
             "rejected": float(sum(part.rejected for part in by_split.values())),
-            "images_per_second": encoded / seconds,
+            **({"images_per_second": done.images / seconds} if done.images else {}),
             "vectors": float(vectors.valid.sum()),
             **{f"auc/{name}": value for name, value in auc.items()},
             "auc/mean": auc_mean(auc),

@@ -39,6 +39,7 @@ from facevae.verbs.stopping import stopping
 BEST = "best"
 CURVES = ("loss", "kl", "reconstruction", "psnr", "images_per_second", "learning_rate")
 SPLITS = ("train", "validation")
+CLAIM = "config.json"
 KEEPING = {"checkpoints_kept", "keep_best", "failed_checkpoints_allowed"}
 """what may change when a run goes on, since the result does not depend on it"""
 STOP_SECONDS = 45.0
@@ -70,13 +71,13 @@ def train_model(config: TrainConfig) -> dict[str, float]:
     if config.loss.reconstruction == "perceptual":
         check_perceptual_network(config.loss)
     if storage.exists(result):
-        _claim(output, config)
+        _check_claim(output, config)
         say(f"already done: {output}")
         return dict(storage.read_json(result))
     given = None if config.shards is None else _checked(storage.absolute(config.shards))
     storage.make_folder(output)
     with one_driver(output, "facevae train", submission_id()):
-        _claim(output, config)
+        _check_claim(output, config)
         metrics = _train(config, output, given)
         storage.write_json(result, metrics)
     return metrics
@@ -91,6 +92,7 @@ def _train(config: TrainConfig, output: str, given: Data | None) -> dict[str, fl
     judge = {}
     if config.loss.reconstruction == "perceptual":
         judge = {"facevae.perceptual_weights": perceptual_weights_digest(config.loss)}
+    _claim(output, config)  # not before: what was wrong up to here is mended with other settings
     with start_run(
         config.tracking,
         "train",
@@ -109,12 +111,14 @@ def _train(config: TrainConfig, output: str, given: Data | None) -> dict[str, fl
 
 
 def _claim(output: str, config: TrainConfig) -> None:
-    """Mark the folder as this configuration's, or refuse it as another's."""
-    uri, mine = storage.join(output, "config.json"), _lasting(config)
-    if not storage.exists(uri):
-        storage.write_json(uri, mine)
-        return
-    theirs = storage.read_json(uri)
+    """Mark the folder as this configuration's."""
+    storage.write_json(storage.join(output, CLAIM), _lasting(config))
+
+
+def _check_claim(output: str, config: TrainConfig) -> None:
+    """Refuse a folder that is another configuration's."""
+    uri, mine = storage.join(output, CLAIM), _lasting(config)
+    theirs = storage.read_json(uri) if storage.exists(uri) else mine
     for section, values in mine.items():
         if theirs.get(section) == values:
             continue
@@ -133,7 +137,8 @@ def _claim(output: str, config: TrainConfig) -> None:
 def _lasting(config: TrainConfig) -> dict[str, Any]:
     """The settings that may not change when a run goes on."""
     whole = {"output": True, "tracking": True, "scaling": True}
-    return config.model_dump(mode="json", exclude={**whole, "training": KEEPING})
+    parts = {"training": KEEPING, "sharding": {"max_bad_fraction", "tries"}}
+    return config.model_dump(mode="json", exclude={**whole, **parts})
 
 
 def _make_shards(config: TrainConfig) -> str:

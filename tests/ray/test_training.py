@@ -14,6 +14,7 @@ import pytest
 import torch
 from facenet_pytorch import InceptionResnetV1
 from mlflow import MlflowClient
+from PIL import Image
 
 from facevae.checkpoint import load_model, load_training
 from facevae.cli import parse
@@ -252,6 +253,22 @@ def test_what_cannot_work_is_refused_before_anything_starts(shards, tmp_path, ch
     with pytest.raises(UserError, match=message):
         train_model(TrainConfig(**settings))
     assert not (tmp_path / "out" / "mlflow.db").exists()
+
+
+def test_a_mistake_in_the_source_is_mended_by_other_settings_for_the_same_folder(
+    ray_cluster, tmp_path
+):
+    (tmp_path / "faces").mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 40)).save(tmp_path / "faces" / f"{number}.png")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image_id,Smiling\n" + "".join(f"{n}.png,{n % 2}\n" for n in range(3)))
+    words = ["--images", str(tmp_path / "faces"), "--attributes", str(labels)]
+    words += ["--output", str(tmp_path / "run"), "--training.steps", "2"]
+    with pytest.raises(UserError, match="label_encoding"):
+        train_model(parse("train", words))
+    with pytest.raises(UserError, match=r"no images in its '(train|val)' split"):  # it got further
+        train_model(parse("train", [*words, "--sharding.label_encoding", "binary"]))
 
 
 def test_the_wikis_recipe_runs_with_its_three_facenet_layers(tmp_path):

@@ -134,22 +134,22 @@ def test_a_pass_goes_on_when_ray_loses_an_actor_of_its_own(
         return tasks(*arguments)
 
     monkeypatch.setattr(encode_module, "_tasks", lose)
-    found = [each.shard for each in encode(tmp_path / "out", times=0)]
-    assert found == [each.shard for each in encode(tmp_path / "quiet", times=0)]
+    found = [each.shard for each in encode(tmp_path / "out", times=0).statistics]
+    assert found == [each.shard for each in encode(tmp_path / "quiet", times=0).statistics]
     said = capsys.readouterr().err
     assert f"warning: those shards that are left go on after {type(error).__name__}: " in said
 
 
 def test_what_a_killed_actor_had_finished_is_not_encoded_again(encode, tmp_path, monkeypatch):
     quiet, output, tasks = tmp_path / "quiet", tmp_path / "out", encode_module._tasks
-    expected = [each.shard for each in encode(quiet, times=0)]
+    expected = [each.shard for each in encode(quiet, times=0).statistics]
 
     def finished_before_it_was_told(*arguments):
         shutil.copytree(quiet, output, dirs_exist_ok=True)
         return tasks(*arguments)
 
     monkeypatch.setattr(encode_module, "_tasks", finished_before_it_was_told)
-    assert [each.shard for each in encode(output, times=1000)] == expected
+    assert [each.shard for each in encode(output, times=1000).statistics] == expected
     assert list((tmp_path / "deaths").iterdir()) == []
 
 
@@ -161,7 +161,7 @@ def test_an_actor_that_keeps_dying_on_a_shard_gives_it_up(encode, tmp_path, shar
     manifest = read_manifest(str(shards))
     finished = {path.stem for path in (output / "statistics").iterdir()}
     assert finished == {each.name for each in manifest.shards} - {"train-00001"}
-    statistics = encode(output, times=0)
+    statistics = encode(output, times=0).statistics
     assert [each.shard for each in statistics] == [each.name for each in manifest.shards]
     assert not (output / "tries").exists()
 
@@ -180,7 +180,9 @@ def test_a_damaged_shard_is_named_and_the_others_are_encoded(encode, tmp_path, s
     ) - 1  # fmt: skip
 
 
-def test_a_finished_shard_whose_files_are_damaged_is_encoded_again(encode, tmp_path, capsys):
+def test_a_finished_shard_whose_files_are_damaged_is_encoded_again(
+    encode, tmp_path, capsys, shards
+):
     output = tmp_path / "out"
     encode(output, times=0)
     names = (
@@ -194,7 +196,9 @@ def test_a_finished_shard_whose_files_are_damaged_is_encoded_again(encode, tmp_p
     flipped[len(flipped) // 2] ^= 1
     (output / names[1]).write_bytes(flipped)
     (output / names[2]).unlink()
-    encode(output, times=0)
+    again = encode(output, times=0)
+    rows = {shard.name: shard.rows for shard in read_manifest(str(shards)).shards}
+    assert again.images == sum(rows[f"train-{n:05d}"] for n in range(3))
     assert "train-00000.npz is damaged" in capsys.readouterr().err
     assert {name: (output / name).read_bytes() for name in names} == before
 

@@ -9,6 +9,7 @@ from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND, UNAUTHENTICATED
 
 from facevae.errors import UnreachableError, UserError
+from facevae.tracking import delivery as delivery_module
 from facevae.tracking.delivery import AT_ONCE, Delivery, UndeliveredError
 from facevae.tracking.failures import judge
 
@@ -112,7 +113,8 @@ def test_points_that_wait_travel_together_up_to_the_limit(delivery, server):
     assert server.kept == list(range(-1, AT_ONCE + 10))
 
 
-def test_a_slow_server_does_not_hold_up_the_one_who_logs(delivery, server):
+def test_a_slow_server_does_not_hold_up_the_one_who_logs(delivery, server, monkeypatch):
+    monkeypatch.setattr(delivery_module, "REQUEST_SECONDS", 0.1)
     server.open.clear()
     begun = time.monotonic()
     for number in range(1000):
@@ -157,6 +159,16 @@ def test_a_call_waits_its_turn_and_tries_again(delivery, server):
     assert delivery.call(call, 5) == "answer"
     with pytest.raises(UserError, match=r"refuses: not there"):
         delivery.call(lambda: _raise(UserError("not there")), 5)
+
+
+def test_without_patience_a_server_that_answers_is_waited_for(delivery):
+    assert delivery.call(lambda: time.sleep(0.2) or "answer", 0) == "answer"
+    delivery.put(lambda _: time.sleep(0.2), [1])
+    delivery.flush(0)
+    begun = time.monotonic()
+    with pytest.raises(UndeliveredError, match="connection refused"):
+        delivery.call(lambda: _raise(AWAY), 0)
+    assert time.monotonic() - begun < 5
 
 
 def test_a_hasty_call_fails_soon_and_one_given_up_is_not_made_later(delivery, lines):

@@ -115,6 +115,18 @@ def test_going_on_from_a_checkpoint_is_never_having_stopped(ema_decay):
         assert torch.equal(one, other)
 
 
+def test_the_rate_after_a_resume_is_of_what_was_trained_since(monkeypatch):
+    seconds = iter(range(1000))
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(seconds)))
+    whole = run(trainee(log_every=7))
+    learner = trainee(log_every=7)
+    learner.restore(copy.deepcopy(whole.saved[5]))
+    rest = run(learner, first=6, sums=whole.saved[5].sums)
+    name = "train/images_per_second"
+    rates = [next(m[name] for _, m in ear.logged if name in m) for ear in (whole, rest)]
+    assert rates[1] == pytest.approx(rates[0], rel=0.5)  # two steps, not seven, in their time
+
+
 def trace(ear: Ear) -> list[tuple[int, float]]:
     return [(step, m["train/loss"]) for step, m in ear.logged if "train/loss" in m]
 

@@ -4,7 +4,7 @@ import pytest
 
 from facevae.config import TrainConfig
 from facevae.errors import UserError
-from facevae.verbs.train import _claim, train_model
+from facevae.verbs.train import _check_claim, _claim, train_model
 
 
 def config(**training) -> TrainConfig:
@@ -13,14 +13,23 @@ def config(**training) -> TrainConfig:
 
 def test_how_many_checkpoints_are_kept_may_change(tmp_path):
     _claim(str(tmp_path), config())
-    _claim(str(tmp_path), config(failed_checkpoints_allowed=9, checkpoints_kept=1, keep_best=False))
+    other = config(failed_checkpoints_allowed=9, checkpoints_kept=1, keep_best=False)
+    _check_claim(str(tmp_path), other)
+
+
+def test_how_bad_faces_are_taken_may_change(tmp_path):
+    _claim(str(tmp_path), config())
+    other = {"max_bad_fraction": 0.5, "tries": 9}
+    _check_claim(str(tmp_path), TrainConfig(output="unused", sharding=other))
+    with pytest.raises(UserError, match=r"another sharding\.image_size"):
+        _check_claim(str(tmp_path), TrainConfig(output="unused", sharding={"image_size": 32}))
 
 
 @pytest.mark.parametrize("setting", ["seed", "checkpoint_every"])
 def test_what_changes_the_run_is_refused_by_name(tmp_path, setting):
     _claim(str(tmp_path), config())
     with pytest.raises(UserError, match=rf"another training\.{setting}"):
-        _claim(str(tmp_path), config(**{setting: 7}))
+        _check_claim(str(tmp_path), config(**{setting: 7}))
 
 
 def test_shards_that_are_not_there_are_found_before_anything_is_made(tmp_path):
