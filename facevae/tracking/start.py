@@ -56,12 +56,13 @@ def start_run(
     *,
     model_run: RunId | None = None,
     submission_id: str | None = None,
+    work: str = "",
 ) -> Iterator[Run]:
     """A run that lasts as long as the block, and ends as FINISHED, KILLED or FAILED.
 
-    If the output folder names a run of this store (of an earlier try), that one goes on, and what
-    it has logged is not logged again. Before the block begins, parameters, tags and an artifact
-    have been written; after it, the run waits until all has arrived.
+    If the output folder names a run of this store and this work (of an earlier try), that one goes
+    on, and what it has logged is not logged again. Before the block begins, parameters, tags and an
+    artifact have been written; after it, the run waits until all has arrived.
 
     Args:
         config: the store and the experiment.
@@ -70,6 +71,8 @@ def start_run(
         settings: its resolved configuration, JSON-able.
         model_run: the training run whose model is used.
         submission_id: the Ray job that this is; none: none.
+        work: tells what a folder may be used for again from what it was used for; empty where a
+            folder is used once.
 
     Raises:
         UserError: the store cannot be reached or written to, found within seconds; or at the end,
@@ -79,7 +82,7 @@ def start_run(
     tags = {"facevae.verb": verb, OUTPUT_TAG: storage.absolute(output), **_code_version()}
     if submission_id is not None:
         tags[SUBMISSION_TAG] = submission_id
-    run = _open(uri, config, verb, output, settings, tags)
+    run = _open(uri, config, verb, output, settings, tags, work)
     try:
         with system_metrics(run) if config.system_metrics else contextlib.nullcontext():
             yield run
@@ -107,6 +110,7 @@ def _open(
     output: str,
     settings: Mapping[str, Any],
     tags: dict[str, str],
+    work: str,
 ) -> Run:
     """The run of the output folder, or a new one, with all written that a run begins with."""
     connection.prepare()
@@ -114,14 +118,14 @@ def _open(
     known = storage.read_json(run_file) if storage.exists(run_file) else {}
     with _asking(uri) as ask:
         client = ask(lambda: MlflowClient(uri))
-        if known.get("uri") == uri:
+        if known.get("uri") == uri and known.get("work", "") == work:
             found = ask(lambda: _find(client, known["run_id"], run_file))
         else:
             key = known.get("key") or uuid.uuid4().hex
             # Written first: a driver that dies before it can write which run it made is found out.
             storage.write_json(run_file, {**known, "key": key})
             found = ask(lambda: _create(client, uri, config, verb, {**tags, KEY_TAG: key}))
-            storage.write_json(run_file, RunId(uri, found.run_id)._asdict())
+            storage.write_json(run_file, {**RunId(uri, found.run_id)._asdict(), "work": work})
         ask(lambda: _begin(client, found.run_id, tags))
         ask(lambda: _write_artifact(client, found.run_id, settings))
     run = Run(RunId(uri, found.run_id), config, output, started=found.started)

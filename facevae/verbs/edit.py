@@ -51,6 +51,9 @@ def edit_faces(config: EditConfig) -> dict[str, float]:
         settings,
         model_run=training_run,
         submission_id=submission_id(),
+        work=storage.value_digest(
+            [settings["editing"], card.digest, vectors.shards_digest, vectors.labels_digest]
+        ),
     ) as run:
         vectors_run = read_run_id(str(uri).rpartition("/")[0])
         run.tags(

@@ -138,6 +138,22 @@ def test_the_preset_makes_the_originals_grid_and_prints_names(model, vectors, tm
     assert capsys.readouterr().err.count(".jpg") >= 16
 
 
+def test_another_edit_in_the_same_folder_is_a_run_of_its_own(model, vectors, tmp_path):
+    def run() -> tuple[str, dict[str, str], dict[str, float]]:
+        found = read_run_id(str(tmp_path / "edit"))
+        data = MlflowClient(found.uri).get_run(found.run_id).data
+        return found.run_id, data.params, data.metrics
+
+    runs = []
+    for strengths in ((0.0, 1.0), (0.0, 1.0, 2.0), (0.0, 1.0, 2.0)):
+        edit(model, vectors, tmp_path / "edit", strengths=strengths, attribute=("Smiling",))
+        runs.append(run())
+    (first, *_), (second, params, metrics), (third, *_) = runs
+    assert first != second == third
+    assert params["editing.strengths"] == "[0.0, 1.0, 2.0]"
+    assert metrics["strengths"] == 3
+
+
 @pytest.mark.parametrize(
     ("editing", "message"),
     [
