@@ -1,4 +1,4 @@
-# setup: .venv with the locked versions     demo: from faces to a smile     test: all tests
+# setup: .venv with the locked versions     demo: from faces to a smile     test: all tests but make image's and killed-pass's
 # check: what CI checks (format, lint, types, import layers, tests)
 # fuzz: FUZZ_INPUTS damaged files (50,000 in some minutes) through every reader, and a table of it
 # killed-pass: the attribute pass over FACES (20,000) faces, an actor killed every KILL_EVERY seconds

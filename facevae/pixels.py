@@ -1,4 +1,4 @@
-"""Pixels between their three forms; the only file that changes the range or the size of images.
+"""Pixels between their three forms; where stored and drawn images change range and size.
 
 Stored images are uint8 [B,H,W,3]. Floats exist on the device alone, in 0..255 ("float pixels")
 or normalised per channel ("normalised", what a VAE reads and draws), always [B,3,H,W].

@@ -1,4 +1,4 @@
-"""Progress of long work: a rich bar on a terminal, plain lines in a log; always on stderr."""
+"""Progress of long work: a rich bar on a terminal, plain lines in a log; on stderr."""
 
 import os
 import re

@@ -1,7 +1,7 @@
 """What is measured: the program beside the same work without Ray, and beside bare computing.
 
-A case returns measurements by name, one value a round. Rates are images a second; ratios are of
-values of the same round.
+A case returns measurements by name, one value a round, or one in all. Rates are images a second,
+but for the matrix peak; ratios are of values of the same round.
 """
 
 import statistics

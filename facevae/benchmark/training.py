@@ -1,7 +1,7 @@
 """Training steps without Ray: as facenet-pytorch comes, as fast as they can be, and with data.
 
-Each public function returns images a second, and is run in a process of its own with the CPUs and
-the GPU of one training worker.
+What is measured is images a second, but for operations; it runs in a process of its own with the
+CPUs and the GPU of one training worker.
 """
 
 import multiprocessing

@@ -13,8 +13,8 @@ class EncodingConfig(Frozen):
     actors: int | None = Field(
         None,
         ge=1,
-        description="encoder actors; none: one a GPU, or one a CPU that can be spared, of the "
-        "nodes that are there",
+        description="encoder actors; none: one a GPU, or one a CPU (of which it reserves three "
+        "quarters), of the nodes that are there",
     )
     gpu: Literal["auto", "yes", "no"] = Field(
         "auto", description="auto: encode on GPUs if the cluster has any"

@@ -30,7 +30,7 @@ NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionE
 
 
 class ShardPlan(NamedTuple):
-    """The faces of one shard: rows start to stop of the listing."""
+    """The faces of one shard: their rows in the listing."""
 
     name: str
     split: Split
@@ -75,7 +75,7 @@ def crop_box(size: tuple[int, int], crop: str | CropBox) -> CropBox | None:
 
 
 class WriteShard:
-    """One Ray task: {name, split, image_ids, attributes} -> {record}, with the shard written."""
+    """One Ray task: {name, split, image_ids, attributes} -> {name}; writes shard and record."""
 
     def __init__(self, folder: str, source: FaceSource, config: ShardingConfig) -> None:
         self._folder, self._source, self._config = folder, source, config

@@ -82,7 +82,7 @@ def fetch_weights(config: LossConfig) -> Path:
 
 
 def perceptual_weights_digest(config: LossConfig) -> str:
-    """SHA-256 of the weight file, in hexadecimal: names the network in checkpoints and records.
+    """SHA-256 of the weight file, in hexadecimal: names the network in a run's tags.
 
     Raises:
         UserError: as `fetch_weights`.

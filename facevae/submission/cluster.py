@@ -212,7 +212,7 @@ class Cluster:
                 yield piece
 
     def stop(self, submission_id: str) -> None:
-        """Ask a job to end; it gets SIGTERM, and SIGKILL after a few seconds."""
+        """Ask a job to end; it gets SIGTERM, and SIGKILL a minute later, if `submit` sent it."""
         try:
             with self._translated():
                 self._jobs.stop_job(submission_id)

@@ -46,7 +46,7 @@ def check_places(places: Mapping[str, str | None], machines: int) -> None:
             raise UserError(
                 f"{option} {place} is on one machine's own disk "
                 f"({storage.file_system_type(place)}), and the cluster has {machines} nodes: give "
-                "s3://, gs:// or hf://, or a path on a network file system"
+                "a path on a network file system, or s3://, gs:// or hf:// where a URI may be"
             )
 
 

@@ -1,6 +1,7 @@
 """What a verb would take of a cluster, as lines to read: `--dry_run`.
 
-It needs no Ray, only the nodes as values, and makes and starts nothing.
+`describe_plan` needs only the nodes as values, and makes and starts nothing; `dry_run` asks Ray
+for them.
 """
 
 import os
