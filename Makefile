@@ -1,4 +1,5 @@
-# setup: .venv with the locked versions     demo: from faces to a smile     test: all tests but make image's and killed-pass's
+# setup: .venv with the locked versions     demo: from faces to a smile
+# test: all tests but those of image and killed-pass
 # check: what CI checks (format, lint, types, import layers, tests)
 # fuzz: FUZZ_INPUTS damaged files (50,000 in some minutes) through every reader, and a table of it
 # killed-pass: the attribute pass over FACES (20,000) faces, an actor killed every KILL_EVERY seconds

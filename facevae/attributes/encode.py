@@ -204,6 +204,7 @@ def encode_shards(
         UserError: a shard failed too often.
     """
     finished: set[str] = set()
+    begun: set[str] = set()
     for name in (LATENTS, STATISTICS):
         storage.tidy(storage.join(output, name))
 
@@ -216,6 +217,7 @@ def encode_shards(
     with progress("encode", manifest.rows(), "images") as bar:
 
         def run(names: Sequence[str]) -> None:
+            begun.update(names)
             chosen = {shard.name: shard for shard in manifest.shards if shard.name in set(names)}
             done = manifest.rows() - sum(shard.rows for shard in chosen.values())
             with errors_left_out():
@@ -224,9 +226,8 @@ def encode_shards(
                     done += chosen[row["name"]].rows
                     bar(done)
 
-        left = set(todo())
         finish(Tries(output, config.tries), todo, run, "shards", LOST_PROCESS)
-    images = sum(shard.rows for shard in manifest.shards if shard.name in left)
+    images = sum(shard.rows for shard in manifest.shards if shard.name in begun)
     return Encoded(_statistics(output, manifest), images)
 
 
