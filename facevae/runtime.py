@@ -81,19 +81,19 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
+    attaches = "RAY_ADDRESS" in os.environ
     os.environ.update(TRAIN_ENVIRONMENT)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    attaches = "RAY_ADDRESS" in os.environ
     at_sigterm = signal.getsignal(signal.SIGTERM)  # Ray puts its own there
-    ray.init(
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if attaches:
+        ray.init(runtime_env={"env_vars": ALLOCATOR_ENVIRONMENT | TRAIN_ENVIRONMENT}, **options)
+    else:
+        # A dashboard is for clusters; on one machine it costs seconds and memory. What the
+        # processes inherit needs no runtime environment, which starts Python twice for each.
         # Without "local" Ray attaches to whatever cluster was started on this machine last.
-        address=None if attaches else "local",
-        runtime_env={"env_vars": {**ALLOCATOR_ENVIRONMENT, **TRAIN_ENVIRONMENT}},
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        # A dashboard is for clusters; on one machine it costs seconds and memory.
-        include_dashboard=None if attaches else False,
-    )
+        with _variables(ALLOCATOR_ENVIRONMENT):
+            ray.init("local", include_dashboard=False, **options)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, at_sigterm)
     for name in ("ray", "ray.data", "ray.train"):
@@ -101,6 +101,21 @@ def connect() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """A block in which the environment has these variables too."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in values:
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                del os.environ[name]
 
 
 def nodes_to_go() -> frozenset[str]:

@@ -18,7 +18,8 @@ from torch import nn
 from facevae import pictures, storage
 from facevae.checkpoint import ModelCard, TrainingState, on_host, save_training
 from facevae.config import TrainConfig
-from facevae.data.batches import Share, epoch_plan, spread_images, training_batches
+from facevae.data.batches import training_batches
+from facevae.data.order import Share, epoch_plan, spread_images
 from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UNREADABLE, UserError
 from facevae.models import VAE

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from facevae.attributes.encode import plan_encoders
 from facevae.config import EncodingConfig, ModelConfig, ShardsConfig, Split, TrainConfig
-from facevae.data.batches import GROUPS_PER_WINDOW, PREFETCHED_BATCHES, READ_CPUS
+from facevae.data.batches import PREFETCHED_BATCHES, READ_CPUS
+from facevae.data.order import GROUPS_PER_WINDOW
 from facevae.data.shards import ROWS_PER_GROUP
 from facevae.errors import TooSmallError, UserError
 from facevae.runtime import Node, in_pool, pool_labels

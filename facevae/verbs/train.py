@@ -16,7 +16,7 @@ from ray.train.torch import TorchTrainer
 from facevae import figures, pictures, runtime, storage
 from facevae.checkpoint import DamagedError, export_model, load_model
 from facevae.config import ShardsConfig, TrainConfig
-from facevae.data.batches import spread_images
+from facevae.data.order import spread_images
 from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UserError
 from facevae.lease import one_driver

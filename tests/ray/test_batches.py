@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from facevae.data.batches import Share, epoch_plan, training_batches
+from facevae.data.batches import training_batches
+from facevae.data.order import Share, epoch_plan
 from facevae.data.shards import read_manifest
 
 BATCH = 24
@@ -33,7 +34,7 @@ def test_ranks_share_the_batches_of_one_and_a_cursor_gives_the_rest(shards):
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_pixels_are_those_of_the_rows(shards):
-    from facevae.data.batches import spread_images
+    from facevae.data.order import spread_images
 
     manifest = read_manifest(str(shards))
     plan = epoch_plan(manifest, "train", seed=5)

@@ -27,7 +27,8 @@ from facevae import runtime
 from facevae.attributes.encode import encode_shards, plan_encoders
 from facevae.checkpoint import LoadedModel, ModelCard
 from facevae.config import EncodingConfig, ModelConfig, ShardsConfig
-from facevae.data.batches import Share, epoch_plan, training_batches
+from facevae.data.batches import training_batches
+from facevae.data.order import Share, epoch_plan
 from facevae.data.sharding import make_shards
 from facevae.data.sources import DrawnSource
 from facevae.models import build_vae

@@ -19,7 +19,7 @@ from PIL import Image
 from facevae.checkpoint import load_model, load_training
 from facevae.cli import parse
 from facevae.config import TrackingConfig, TrainConfig
-from facevae.data.batches import spread_images
+from facevae.data.order import spread_images
 from facevae.data.shards import read_manifest
 from facevae.errors import UserError
 from facevae.pixels import model_input, to_pixels

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facevae.data import batches
-from facevae.data.batches import EpochPlan, ReadWindow, RowGroup, Share, epoch_plan, spread_images
 from facevae.data.images import decode_jpegs, encode_jpeg
+from facevae.data.order import EpochPlan, ReadWindow, RowGroup, Share, epoch_plan, spread_images
 from facevae.data.shards import Manifest, ShardRows, read_shard, write_shard
 
 
@@ -104,7 +103,9 @@ def folder(tmp_path) -> tuple[str, Manifest]:
 
 
 def test_windows_hold_the_pixels_of_their_rows(folder, monkeypatch):
-    monkeypatch.setattr(batches, "GROUPS_PER_WINDOW", 2)  # three row groups: two windows an epoch
+    monkeypatch.setattr(
+        "facevae.data.order.GROUPS_PER_WINDOW", 2
+    )  # three row groups: two windows an epoch
     uri, manifest = folder
     order = epoch_plan(manifest, "train", seed=1)
     assert order.rows == 340
