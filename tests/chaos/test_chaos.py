@@ -1,4 +1,7 @@
-"""Four schedules that have every kind of fault between them; `make chaos` runs more."""
+"""Two schedules of the faults that no other test injects; `make chaos` runs every kind.
+
+Killed workers, actors and drivers, and SIGTERM, are in `tests/ray`.
+"""
 
 import os
 import re
@@ -9,11 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.chaos.schedule import FAULTS, KINDS, ROUND
+from tests.chaos.schedule import FAULTS, KINDS
 
 REPOSITORY = Path(__file__).parents[2]
-SEED = 2952
-"""of a round whose schedules strike few verbs each, so that they are quick in brief"""
+SEED, SCHEDULES = 3308, 2
+"""that strike few verbs each, so that they are quick in brief"""
+HERE = {"writer", "node", "mlflow", "s3-pause", "s3-errors", "disk"}
 SECONDS = 1_100
 
 pytestmark = pytest.mark.skipif(
@@ -21,9 +25,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.timeout(SECONDS + 60)  # five minutes where nothing else takes the cores
+@pytest.mark.timeout(SECONDS + 60)  # four minutes where nothing else takes the cores
 def test_what_dies_stands_still_or_is_full_changes_nothing():
-    words = ["--schedules", str(ROUND), "--seed", str(SEED), "--brief"]
+    words = ["--schedules", str(SCHEDULES), "--seed", str(SEED), "--brief"]
     path = f"{REPOSITORY}{os.pathsep}{REPOSITORY}/cluster/rehearsal"
     before = {*psutil.pids()}
     ran = subprocess.run(
@@ -40,7 +44,7 @@ def test_what_dies_stands_still_or_is_full_changes_nothing():
     counts = dict(re.findall(r"^([\w-]+) +(\d+) +\d+", ran.stdout, re.MULTILINE))
     left_out = {*re.findall(r"^([\w-]+) .*; left out: .+$", ran.stdout, re.MULTILINE)}
     assert left_out <= {"disk"}
-    assert {kind for kind in KINDS if counts[kind] == "0"} == left_out
-    assert int(counts["all"]) >= ROUND * FAULTS - 2
+    assert {kind for kind in KINDS if counts[kind] == "1"} == HERE - left_out
+    assert int(counts["all"]) == SCHEDULES * FAULTS - len(left_out)
     started = [p for p in psutil.process_iter(["pid", "cmdline"]) if p.pid not in before]
     assert not [p for p in started if "facevae-chaos-" in " ".join(p.info["cmdline"] or [])]
