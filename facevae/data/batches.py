@@ -55,7 +55,10 @@ def training_batches(
         label_selector=labels or None,
     )
     batches = dataset.iter_torch_batches(
-        batch_size=share.batch_size, prefetch_batches=PREFETCHED_BATCHES, device=device
+        batch_size=share.batch_size,
+        prefetch_batches=PREFETCHED_BATCHES,
+        device=device,
+        pin_memory=device.type == "cuda",  # copies then run beside the steps
     )
     for batch in batches:
         yield TrainingBatch(batch["pixels"], batch["row"])

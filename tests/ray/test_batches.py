@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 from facevae.data.batches import training_batches
-from facevae.data.order import Share, epoch_plan
+from facevae.data.order import Share, epoch_plan, spread_images
 from facevae.data.shards import read_manifest
 
 BATCH = 24
@@ -34,8 +35,6 @@ def test_ranks_share_the_batches_of_one_and_a_cursor_gives_the_rest(shards):
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_pixels_are_those_of_the_rows(shards):
-    from facevae.data.order import spread_images
-
     manifest = read_manifest(str(shards))
     plan = epoch_plan(manifest, "train", seed=5)
     batch = next(
@@ -43,3 +42,17 @@ def test_pixels_are_those_of_the_rows(shards):
     )
     stored = spread_images(str(shards), manifest, "train", manifest.rows("train"))
     np.testing.assert_array_equal(batch.pixels.numpy(), stored[batch.rows.numpy()])
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True)])
+def test_batches_of_a_gpu_are_copied_from_pinned_memory(shards, monkeypatch, device, pinned):
+    asked = {}
+
+    def iterate(_: ray.data.Dataset, **options):
+        asked.update(options)
+        return iter(())
+
+    monkeypatch.setattr(ray.data.Dataset, "iter_torch_batches", iterate)
+    plan, share = epoch_plan(read_manifest(str(shards)), "train", seed=5), Share(0, 1, 8, 0, 8)
+    assert not [*training_batches(str(shards), plan, share, torch.device(device))]
+    assert (asked["pin_memory"], asked["device"]) == (pinned, torch.device(device))
