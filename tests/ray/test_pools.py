@@ -20,6 +20,7 @@ from pathlib import Path
 import ray
 import ray.train
 import ray.train.torch
+import torch
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
@@ -71,7 +72,8 @@ manifest = make_shards(settings, Marked(160, 3), "run", data)
 found["WriteShard"] = sorted({pool_of[p.name[5:]] for p in Path(folder).glob("node-*")})
 
 plan = epoch_plan(manifest, "train", seed=5)
-batches = training_batches(settings.output, plan, Share(0, 1, 24, 0, 96), "cpu", 2, data)
+batches = training_batches(settings.output, plan, Share(0, 1, 24, 0, 96),
+                           torch.device("cpu"), 2, data)
 assert len(list(batches)) == 4
 found["ReadWindow"] = places("ReadWindow")
 
