@@ -65,7 +65,7 @@ def similarity_heatmap(
     axes.set_title(f"Cosine similarity of {len(labels)} attribute vectors", pad=12)
     bar = figure.colorbar(picture, ax=axes, shrink=0.5, aspect=24, ticks=[-1, -0.5, 0, 0.5, 1])
     bar.outline.set_visible(False)
-    return _drawn(figure)
+    return _rendered(figure)
 
 
 def loss_curves(
@@ -112,7 +112,7 @@ def loss_curves(
         axes.spines[["top", "right"]].set_visible(False)
         if len(axes.lines) > 1:
             axes.legend(frameon=False)
-    return _drawn(figure)
+    return _rendered(figure)
 
 
 def auc_bars(auc: Mapping[str, float | int]) -> Image.Image:
@@ -142,7 +142,7 @@ def auc_bars(auc: Mapping[str, float | int]) -> Image.Image:
     axes.set_xlabel("AUC on held-out images; the line at 0.5 is chance")
     axes.grid(axis="x", color=_FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
-    return _drawn(figure)
+    return _rendered(figure)
 
 
 def rate_bars(panels: Mapping[str, Mapping[str, Sequence[float | int]]]) -> Image.Image:
@@ -172,7 +172,7 @@ def rate_bars(panels: Mapping[str, Mapping[str, Sequence[float | int]]]) -> Imag
         axes.set_title(f"{case}, images/s", loc="left", fontsize=10)
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
-    return _drawn(figure)
+    return _rendered(figure)
 
 
 def _clustered_order(similarity: Float[np.ndarray, "A A"]) -> list[int]:
@@ -190,10 +190,10 @@ def _note(text: str) -> Image.Image:
     """A small picture that says why there is nothing to see."""
     figure = _figure(4.0, 1.0)
     figure.text(0.5, 0.5, text, ha="center", va="center", color=_INK)
-    return _drawn(figure)
+    return _rendered(figure)
 
 
-def _drawn(figure: Figure) -> Image.Image:
+def _rendered(figure: Figure) -> Image.Image:
     """The figure as an RGB picture."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

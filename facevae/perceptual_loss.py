@@ -1,9 +1,9 @@
-"""The perceptual error of drawn images, with its gradient made on the way.
+"""The perceptual error of reconstructions, with its gradient made on the way.
 
 An image's error depends on that image alone, so that value and gradient can be made for a few
 images at a time: their feature maps then stay in the processor's cache, and no map of the whole
-batch is ever stored. Legend: B images in a batch, D stored image size, S size of the drawn images,
-L feature layers.
+batch is ever stored. Legend: B images in a batch, D stored image size, S size of the
+reconstructions, L feature layers.
 """
 
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ class PerceptualError(NamedTuple):
 
 def perceptual_error(
     network: PerceptualNetwork,
-    drawn: Float[Tensor, "B 3 S S"],
+    reconstruction: Float[Tensor, "B 3 S S"],
     pixels: UInt8[Tensor, "B D D 3"],
     layer_weights: Sequence[float],
 ) -> PerceptualError:
-    """The error of drawn images against stored ones, summed per image.
+    """The error of reconstructions against stored ones, summed per image.
 
     Target features are made anew each time: those of the original's three layers take 1.5 MB an
     image in bf16, 312 GB for CelebA. Where they fit into memory (10,000 images into 15 GB) reading
@@ -43,17 +43,18 @@ def perceptual_error(
 
     Args:
         network: the frozen network.
-        drawn: float pixels in 0..255.
+        reconstruction: float pixels in 0..255.
         pixels: the stored images that they should resemble.
         layer_weights: one factor per layer of the network.
 
     Returns:
-        `weighted`, once differentiable with respect to `drawn`; `by_layer` is a plain value.
+        `weighted`, once differentiable with respect to the reconstruction; `by_layer` is a plain
+        value.
     """
-    wants_gradient = drawn.requires_grad and torch.is_grad_enabled()
-    count = images_at_once(network, drawn.device)
+    wants_gradient = reconstruction.requires_grad and torch.is_grad_enabled()
+    count = images_at_once(network, reconstruction.device)
     errors, gradients = [], []
-    for some, stored in zip(drawn.detach().split(count), pixels.split(count), strict=True):
+    for some, stored in zip(reconstruction.detach().split(count), pixels.split(count), strict=True):
         some.requires_grad_(wants_gradient)
         features = network(some)
         with torch.no_grad():
@@ -66,7 +67,7 @@ def perceptual_error(
     layers = zip(layer_weights, by_layer.unbind(dim=1), strict=True)
     weighted = torch.stack([weight * error for weight, error in layers]).sum(dim=0)
     if wants_gradient:
-        weighted = _WithGradient.apply(drawn, weighted, torch.cat(gradients).mul_(2))
+        weighted = _WithGradient.apply(reconstruction, weighted, torch.cat(gradients).mul_(2))
     return PerceptualError(weighted, by_layer)
 
 
@@ -81,14 +82,17 @@ def images_at_once(network: PerceptualNetwork, device: torch.device) -> int:
 
 
 def _half_gradient(
-    drawn: Tensor, features: list[Tensor], differences: list[Tensor], layer_weights: Sequence[float]
+    images: Tensor,
+    features: list[Tensor],
+    differences: list[Tensor],
+    layer_weights: Sequence[float],
 ) -> Tensor:
     """Half the gradient of the weighted sum of squares: the 2 comes last, over fewer values."""
     outer = [
         difference if weight == 1 else difference * weight
         for weight, difference in zip(layer_weights, differences, strict=True)
     ]
-    (gradient,) = torch.autograd.grad(features, drawn, outer)
+    (gradient,) = torch.autograd.grad(features, images, outer)
     return gradient
 
 

@@ -1,7 +1,7 @@
-"""Pixels between their three forms; where stored and drawn images change range and size.
+"""Pixels between their three forms; where stored and decoded images change range and size.
 
 Stored images are uint8 [B,H,W,3]. Floats exist on the device alone, in 0..255 ("float pixels")
-or normalised per channel ("normalised", what a VAE reads and draws), always [B,3,H,W].
+or normalised per channel ("normalised", what a VAE reads and makes), always [B,3,H,W].
 Legend: B images in a batch, H,W pixels, S model image size.
 """
 

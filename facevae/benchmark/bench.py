@@ -63,8 +63,8 @@ class Bench:
         )
 
     def face_network(self) -> str:
-        """A file of FaceNet weights drawn by chance: speed does not depend on them."""
-        file = self.folder / "facenet-drawn.safetensors"
+        """A file of random FaceNet weights: speed does not depend on them."""
+        file = self.folder / "facenet-random.safetensors"
         if not file.exists():
             torch.manual_seed(0)
             network = InceptionResnetV1()

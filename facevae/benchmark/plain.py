@@ -35,8 +35,8 @@ class PlainLoss(nn.Module):
         result = vae(model_input(stored, vae.image_size, "antialias").contiguous(), noise)
         with torch.no_grad():
             targets = self._features(images)
-        drawn = self._features(denormalise(result.images))
-        errors = (F.mse_loss(a, b, reduction="sum") for a, b in zip(drawn, targets, strict=True))
+        features = self._features(denormalise(result.images))
+        errors = (F.mse_loss(a, b, reduction="sum") for a, b in zip(features, targets, strict=True))
         reconstruction = torch.stack(list(errors)).sum() / len(images)
         kl = kl_divergence(result.posterior).mean()
         return self._config.alfa * kl + self._config.beta * REFERENCE_BATCH * reconstruction

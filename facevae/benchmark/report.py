@@ -58,7 +58,7 @@ RATES = (
     "unoptimised", "ceiling", "decoding", "encoding", "bare_loop", "ours", "ours_two_workers",
     "ours_few",
 )  # fmt: skip
-"""rates in images a second, in the order in which they are drawn"""
+"""rates in images a second, in the order in which they are shown"""
 
 
 def rates(measured: Measured) -> dict[str, dict[str, Spread]]:

@@ -1,4 +1,4 @@
-"""Images: drawn ones, and the form in which all are stored."""
+"""Images: synthetic ones, and the form in which all are stored."""
 
 from typing import Annotated, Literal
 

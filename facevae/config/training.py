@@ -17,7 +17,7 @@ class ModelConfig(Frozen):
 
     name: ModelName = Field(
         "dfc_vae",
-        description="architecture: dfc_vae and dfc_vae_resnet draw 64x64 pixels, "
+        description="architecture: dfc_vae and dfc_vae_resnet make 64x64 pixels, "
         "dfc_vae_large and dfc_vae_large_v2 128x128",
     )
     latent_size: int = Field(100, ge=1, le=4096, description="size Z of the latent vector")

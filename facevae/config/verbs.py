@@ -15,7 +15,7 @@ BenchmarkLoss = Literal["facenet", "onet"]
 
 
 class SourceConfig(Frozen):
-    """Raw faces: a folder with a label table, or drawn ones."""
+    """Raw faces: a folder with a label table, or synthetic ones."""
 
     images: str | None = Field(
         None, description="folder of images, flat or nested; none: drawn faces"
@@ -27,7 +27,9 @@ class SourceConfig(Frozen):
         None, description="list_eval_partition.txt; none: 80/10/10 by a hash of identity or id"
     )
     identities: str | None = Field(None, description="identity_CelebA.txt, one person a number")
-    drawn: DrawnConfig = Field(DrawnConfig(), description="the faces drawn when images is not set")
+    drawn: DrawnConfig = Field(
+        DrawnConfig(), description="the synthetic faces, when images is not set"
+    )
 
     @model_validator(mode="after")
     def _images_with_labels(self) -> "SourceConfig":

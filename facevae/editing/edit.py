@@ -1,4 +1,4 @@
-"""Edited faces: stored latents moved along attribute vectors, and drawn.
+"""Edited faces: stored latents moved along attribute vectors, and decoded.
 
 Legend: F faces, K strengths, Z latent size, S image size.
 """
@@ -45,26 +45,26 @@ def choose_faces(uri: str, editing: EditingConfig) -> LatentBatch:
 
 
 @torch.inference_mode()
-def draw_strengths(
+def decode_strengths(
     vae: VAE,
     latents: Float[np.ndarray, "F Z"],
     direction: Float32[np.ndarray, " Z"],
     strengths: Sequence[float],
 ) -> UInt8[np.ndarray, "F K S S 3"]:
-    """Each face drawn from its latent plus each strength times the direction."""
+    """Each face decoded from its latent plus each strength times the direction."""
     steps = np.asarray(strengths)[None, :, None] * direction
     moved = torch.from_numpy((latents[:, None] + steps).astype(np.float32))
-    drawn = [to_pixels(vae.decode(face)).numpy() for face in moved]
-    return np.stack(drawn)
+    decoded = [to_pixels(vae.decode(face)).numpy() for face in moved]
+    return np.stack(decoded)
 
 
 def kept_change(
     vae: VAE,
-    drawn: UInt8[np.ndarray, "F K S S 3"],
+    decoded: UInt8[np.ndarray, "F K S S 3"],
     vectors: AttributeVectors,
     editing: EditingConfig,
 ) -> dict[str, float]:
-    """`kept/<attribute>`: how much of the asked-for change is found again in the drawn faces.
+    """`kept/<attribute>`: how much of the asked-for change is found again in the edited faces.
 
     The faces at the lowest and the highest strength are encoded; 1 is the whole way along the
     vector. Several attributes share the change by least squares, since their vectors overlap.
@@ -74,8 +74,8 @@ def kept_change(
     asked = editing.strengths[high] - editing.strengths[low]
     if asked == 0:
         return {}
-    batch_size = min(64, len(drawn))
-    ends = [encode_pixels(vae, drawn[:, end], batch_size).mean for end in (low, high)]
+    batch_size = min(64, len(decoded))
+    ends = [encode_pixels(vae, decoded[:, end], batch_size).mean for end in (low, high)]
     change = (ends[1] - ends[0]).mean(axis=0)
     directions = np.stack([vectors.vector(name) for name in editing.attribute], axis=1)
     found = np.linalg.lstsq(directions, change)[0]

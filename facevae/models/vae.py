@@ -24,12 +24,12 @@ class Posterior(NamedTuple):
     log_variance: Float[Tensor, "B Z"]
 
     def sample(self, noise: Float[Tensor, "B Z"]) -> Float[Tensor, "B Z"]:
-        """Latents drawn by the reparameterisation trick, from standard normal noise."""
+        """Latents sampled by the reparameterisation trick, from standard normal noise."""
         return self.mean + (0.5 * self.log_variance).exp() * noise
 
 
 class Reconstruction(NamedTuple):
-    """What one training pass makes: the images drawn again, and the posterior they came from."""
+    """What one training pass makes: the reconstructed images, and the posterior they came from."""
 
     images: Float[Tensor, "B 3 S S"]
     posterior: Posterior
@@ -51,7 +51,7 @@ class VAE(nn.Module):
     def __init__(
         self,
         config: ModelConfig,
-        image_size: int,  # S, pixels of the square images that are read and drawn
+        image_size: int,  # S, pixels of the square images that are read and made
         encoder: nn.Module,  # [B,3,S,S] to [B,encoder_channels,4,4]
         encoder_channels: int,
         decoder: nn.Module,  # [B,256,4,4] to [B,3,S,S]

@@ -33,7 +33,7 @@ CHECKPOINT = "checkpoint"
 
 
 class ReconstructionModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """The logged model: uint8 faces [B,S,S,3] -> the same drawn again, uint8 [B,S,S,3].
+    """The logged model: uint8 faces [B,S,S,3] -> their reconstructions, uint8 [B,S,S,3].
 
     Its weights are an artifact in safetensors and its code is `logged_model.py`, so that nothing
     is unpickled. For latents and edits use `facevae.checkpoint.load_model` on its `checkpoint`.
@@ -44,7 +44,7 @@ class ReconstructionModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self._vae = load_model(Path(context.artifacts[CHECKPOINT])).vae
 
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> np.ndarray:
-        """The faces drawn again from their posterior mean."""
+        """The reconstructions from the posterior mean."""
         with torch.no_grad():
             stored = torch.from_numpy(np.array(model_input))
             vae = self._vae

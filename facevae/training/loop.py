@@ -135,8 +135,8 @@ def validate(trainee: Trainee, held_out: UInt8[np.ndarray, "n D D 3"]) -> Metric
             result = Reconstruction(model.decode(posterior.mean), posterior)
             terms = criterion(model, result, stored)
         target = resize(to_float(stored), model.image_size, model.resize_method)
-        drawn = to_pixels(result.images).permute(0, 3, 1, 2)
-        squared = (drawn.float() - target).square().mean(dim=(1, 2, 3))
+        decoded = to_pixels(result.images).permute(0, 3, 1, 2)
+        squared = (decoded.float() - target).square().mean(dim=(1, 2, 3))
         kl = kl_divergence(posterior)
         rows = torch.stack([kl, terms.reconstruction, squared, torch.ones_like(kl)], dim=1)
         sums += torch.cat([rows, terms.by_layer], dim=1).double().sum(dim=0)
@@ -166,14 +166,14 @@ def _share_buffers(model: VAE) -> None:
 def reconstruct(
     trainee: Trainee, stored: UInt8[np.ndarray, "n D D 3"]
 ) -> tuple[UInt8[np.ndarray, "n S S 3"], UInt8[np.ndarray, "n S S 3"]]:
-    """Images as the model sees them, and as it draws them from their posterior mean."""
+    """Images as the model sees them, and as it reconstructs them from their posterior mean."""
     model = trainee.model.eval()
     images = torch.from_numpy(stored).to(trainee.device)
     images = model_input(images, model.image_size, model.resize_method)
     with trainee.autocast():
-        drawn = model.decode(model.encode(images).mean)
+        decoded = model.decode(model.encode(images).mean)
     trainee.vae.train()
-    return to_pixels(images).cpu().numpy(), to_pixels(drawn).cpu().numpy()
+    return to_pixels(images).cpu().numpy(), to_pixels(decoded).cpu().numpy()
 
 
 def _by_layer(prefix: str, trainee: Trainee, values: list[float]) -> Metrics:

@@ -24,7 +24,7 @@ from facevae.training.step import Criterion
 WORK_SPACE = 0.25
 """share of the activations that is added for what is not counted"""
 COPIES_OF_MAPS = 3
-"""of the face network's maps: the targets', the drawn images' and their gradients"""
+"""of the face network's maps: the targets', the reconstructions' and their gradients"""
 PROCESS = 1.1e9
 """bytes of a worker's process itself: Python, torch, Ray, MLflow, and CUDA's libraries on a GPU"""
 

@@ -80,13 +80,15 @@ class Criterion:
         self, vae: VAE, result: Reconstruction, pixels: UInt8[Tensor, "B D D 3"]
     ) -> LossTerms:
         """The loss terms of a training pass of `vae` over stored pixels."""
-        drawn = denormalise(result.images)
+        images = denormalise(result.images)
         if self._network is None:
             target = resize(to_float(pixels), vae.image_size, vae.resize_method)
-            reconstruction = pixel_error(drawn, target)
+            reconstruction = pixel_error(images, target)
             by_layer = reconstruction.detach()[:, None]
         else:
-            reconstruction, by_layer = perceptual_error(self._network, drawn, pixels, self._weights)
+            reconstruction, by_layer = perceptual_error(
+                self._network, images, pixels, self._weights
+            )
         kl = kl_divergence(result.posterior)
         total = total_loss(kl, reconstruction, self._config.alfa, self._config.beta)
         return LossTerms(total, kl, reconstruction, by_layer)

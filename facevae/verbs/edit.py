@@ -6,7 +6,7 @@ from facevae import pictures, storage
 from facevae.attributes.vector_file import VECTORS, read_vectors
 from facevae.checkpoint import load_model
 from facevae.config import EditConfig
-from facevae.editing.edit import choose_faces, draw_strengths, kept_change
+from facevae.editing.edit import choose_faces, decode_strengths, kept_change
 from facevae.editing.grid import labelled_strength_grid, strength_grid
 from facevae.progress import say
 from facevae.ray_job import submission_id
@@ -26,7 +26,7 @@ def edit_faces(config: EditConfig) -> dict[str, float]:
 
     Returns:
         Counts, and `kept/<attribute>`: the share of the asked-for change along the vector that is
-        found again when the drawn faces are encoded (1: all of it).
+        found again when the edited faces are encoded (1: all of it).
 
     Raises:
         UserError: no such model, vectors, attribute or face; or vectors of another model.
@@ -62,10 +62,12 @@ def edit_faces(config: EditConfig) -> dict[str, float]:
                 VECTORS_RUN_TAG: vectors_run.run_id if vectors_run else "",
             }
         )
-        drawn = draw_strengths(vae, faces.latents, direction, editing.strengths)
-        grid = strength_grid(drawn, editing.columns)
+        decoded = decode_strengths(vae, faces.latents, direction, editing.strengths)
+        grid = strength_grid(decoded, editing.columns)
         pictures.save_png(grid, storage.join(output, "edit.png"))
-        labelled = labelled_strength_grid(drawn, editing.strengths, faces.image_id, editing.columns)
+        labelled = labelled_strength_grid(
+            decoded, editing.strengths, faces.image_id, editing.columns
+        )
         pictures.save_png(labelled, storage.join(output, "edit_labelled.png"))
         run.image("edit", 0, grid)
         run.picture("edit_labelled.png", labelled)
@@ -73,7 +75,7 @@ def edit_faces(config: EditConfig) -> dict[str, float]:
         metrics = {
             "faces": float(len(faces.image_id)),
             "strengths": float(len(editing.strengths)),
-            **kept_change(vae, drawn, vectors, editing),
+            **kept_change(vae, decoded, vectors, editing),
         }
         run.metrics(0, metrics)
     storage.write_json(storage.join(output, "result.json"), metrics)

@@ -8,7 +8,7 @@ from torch import nn
 from facevae.attributes.vector_file import write_hdf5
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
 from facevae.config import EditingConfig, ModelConfig
-from facevae.editing.edit import FACENET_FACES, choose_faces, draw_strengths, kept_change
+from facevae.editing.edit import FACENET_FACES, choose_faces, decode_strengths, kept_change
 from facevae.errors import UserError
 from facevae.models import VAE, build_vae
 from facevae.models.vae import Posterior
@@ -92,7 +92,7 @@ def test_strength_0_is_the_plain_decoding():
     vae = build_vae(ModelConfig(latent_size=3)).eval()
     latents = np.random.default_rng(0).normal(size=(2, 3))
     direction = np.array([5, -5, 5], np.float32)
-    drawn = draw_strengths(vae, latents, direction, (-1.0, 0.0, 2.0))
+    drawn = decode_strengths(vae, latents, direction, (-1.0, 0.0, 2.0))
     assert drawn.shape == (2, 3, 64, 64, 3)
     for face, latent in zip(drawn, latents, strict=True):
         for image, strength in zip(face, (-1, 0, 2), strict=True):
@@ -127,7 +127,7 @@ def test_what_a_vae_keeps_of_a_change_is_measured(kept, strengths, attribute):
     vae, editing = Mirror(kept).eval(), EditingConfig(strengths=strengths, attribute=attribute)
     latents = np.array([[0, 1, 2], [-3, 0, 1]], np.float64)
     direction = np.sum([vectors().vector(name) for name in attribute], axis=0)
-    drawn = draw_strengths(vae, latents, direction, strengths)
+    drawn = decode_strengths(vae, latents, direction, strengths)
     measured = kept_change(vae, drawn, vectors(), editing)
     assert measured == pytest.approx({f"kept/{name}": kept for name in attribute}, rel=1e-4)
 
