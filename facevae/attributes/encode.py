@@ -196,13 +196,14 @@ def encode_shards(
         folder: the shards.
         manifest: their manifest.
         model: the encoder.
-        config: batch size and precision.
+        config: batch size and precision, which is chosen: not auto.
         plan: actors.
         output: a folder for this model and these shards alone.
 
     Raises:
         UserError: a shard failed too often.
     """
+    assert config.precision != "auto", "it is chosen once for all actors"
     finished: set[str] = set()
     begun: set[str] = set()
     for name in (LATENTS, STATISTICS):

@@ -4,7 +4,15 @@ One model per concern, composed into one model per verb (`ShardsConfig` ... `Qui
 Names carry scope and unit: `global_batch_size`, `warmup_steps`.
 """
 
-from facevae.config.base import CPU_QUANTUM, HELD_OUT_SPLITS, Frozen, ModelName, Split
+from facevae.config.base import (
+    CPU_QUANTUM,
+    HELD_OUT_SPLITS,
+    Arithmetic,
+    Frozen,
+    ModelName,
+    Precision,
+    Split,
+)
 from facevae.config.data import CropBox, DrawnConfig, LabelEncoding, ShardingConfig
 from facevae.config.latents import EditingConfig, EncodingConfig
 from facevae.config.tracking import TrackingConfig
@@ -29,6 +37,7 @@ __all__ = [
     "CPU_QUANTUM",
     "HELD_OUT_SPLITS",
     "PRETRAINED",
+    "Arithmetic",
     "AttributesConfig",
     "BenchmarkConfig",
     "CropBox",
@@ -41,6 +50,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "ModelName",
+    "Precision",
     "QuickstartConfig",
     "ScalingConfig",
     "ShardingConfig",

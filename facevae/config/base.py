@@ -6,6 +6,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 ModelName = Literal["dfc_vae", "dfc_vae_resnet", "dfc_vae_large", "dfc_vae_large_v2"]
 Split = Literal["train", "val", "test"]
+Arithmetic = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
+AUTO = (
+    "auto: bf16 where device and kernels have it natively, else fp32; chosen once, recorded in "
+    "the output folder"
+)
+"""what that precision means, wherever it is a setting"""
 HELD_OUT_SPLITS: tuple[Split, ...] = ("val", "test")
 Tries = Annotated[int, Field(ge=1)]
 TRIES = (

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from facevae.config.base import TRIES, Frozen, Tries
+from facevae.config.base import AUTO, TRIES, Frozen, Precision, Tries
 
 
 class EncodingConfig(Frozen):
@@ -20,7 +20,7 @@ class EncodingConfig(Frozen):
         "auto", description="auto: encode on GPUs if the cluster has any"
     )
     batch_size: int = Field(256, ge=1, description="images through the encoder at once")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the encoder")
+    precision: Precision = Field("auto", description=f"arithmetic of the encoder; {AUTO}")
     tries: Tries = Field(3, description=TRIES)
     min_count: int = Field(
         25, ge=1, description="a vector needs this many faces with and without the attribute"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from facevae.config.base import CPU_QUANTUM, Frozen, ModelName
+from facevae.config.base import AUTO, CPU_QUANTUM, Frozen, ModelName, Precision
 
 PRETRAINED = ("vggface2", "casia-webface")
 """names of weights that facenet-pytorch downloads"""
@@ -114,8 +114,10 @@ class TrainingConfig(Frozen):
     gradient_clip_norm: float | None = Field(
         None, gt=0, description="largest global gradient norm; none: no clipping"
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16: autocast of convolutions and matrix products; weights stay fp32"
+    precision: Precision = Field(
+        "fp32",
+        description="bf16: autocast of convolutions and matrix products; weights stay fp32; "
+        f"{AUTO}",
     )
     ema_decay: float | None = Field(
         None,

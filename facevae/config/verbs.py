@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from facevae.config.base import Frozen, ModelName
+from facevae.config.base import AUTO, Frozen, ModelName, Precision
 from facevae.config.data import DrawnConfig, ShardingConfig
 from facevae.config.latents import EditingConfig, EncodingConfig
 from facevae.config.tracking import TrackingConfig
@@ -136,7 +136,10 @@ class BenchmarkConfig(Frozen):
     )
     rounds: int = Field(5, ge=1, description="measurements of each figure, taken in turn")
     steps: int = Field(32, ge=16, description="steps of one measured training, of 128 images each")
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="arithmetic of training")
+    precision: Precision = Field(
+        "auto",
+        description=f"arithmetic of training; with bf16 it is compared with fp32; {AUTO}",
+    )
     faces: int = Field(
         202_599, ge=1, description="drawn faces of the attribute pass; as many as CelebA has"
     )

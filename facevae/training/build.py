@@ -27,7 +27,7 @@ def build_trainee(
     """A VAE with weights from the seed, on a device, with all that training it needs.
 
     Args:
-        config: which VAE, which loss, how it is trained.
+        config: which VAE, which loss, how it is trained, in a precision that is chosen: not auto.
         device: where.
         rank: which of the workers this is.
         parallel: what wraps the VAE for data parallelism.
@@ -35,6 +35,7 @@ def build_trainee(
     Raises:
         UserError: the face network's weights cannot be had.
     """
+    assert config.training.precision != "auto", "it is chosen once for all workers"
     torch.manual_seed(config.training.seed)
     vae = build_vae(config.model)
     if config.training.sync_batch_norm:

@@ -51,13 +51,14 @@ def step_memory(
 ) -> StepMemory:
     """What a step over `batch_size` stored images of `stored_size` pixels a side needs.
 
-    Two small passes on this machine's CPU tell the activations of one image, and of none.
+    Two small passes on this machine's CPU tell the activations of one image, and of none. Precision
+    auto counts as fp32, which needs more.
     """
     vae = build_vae(config.model)
     network, maps = None, 0.0
     if config.loss.reconstruction == "perceptual":
         network = empty_perceptual_network(config.loss, vae.resize_method)
-        network.to(DTYPES[config.training.precision])
+        network.to(DTYPES["bf16" if config.training.precision == "bf16" else "fp32"])
         at_once = min(images_at_once(network, torch.device(device)), batch_size)
         maps = float(COPIES_OF_MAPS * network.bytes_per_image * at_once)
     two, four = (_kept(config, vae, stored_size, count) for count in (2, 4))

@@ -29,7 +29,9 @@ from facevae.tracking import (
     trained_by,
 )
 from facevae.verbs.places import check_places, places_of
+from facevae.verbs.precision import choose_precision
 
+CLAIM = "source.json"
 MAX_REJECTED = 0.001
 """largest share of images whose latent may be not finite"""
 
@@ -54,11 +56,11 @@ def compute_attributes(config: AttributesConfig) -> dict[str, float]:
     storage.make_folder(output)
     result = storage.join(output, "result.json")
     if storage.exists(result):
-        _claim(output, config, manifest, model.card)
+        _check_claim(output, config, manifest, model.card)
         say(f"already done: {output}")
         return dict(storage.read_json(result))
     with one_driver(output, "facevae attributes", submission_id()):
-        _claim(output, config, manifest, model.card)
+        _check_claim(output, config, manifest, model.card)
         metrics = _compute(config, output, folder, manifest, model)
         storage.write_json(result, metrics)
     return metrics
@@ -71,6 +73,18 @@ def _compute(
     nodes = runtime.nodes()
     check_places(places_of(config), len(nodes))
     plan = plan_encoders(config.encoding, nodes)
+    precision = choose_precision(
+        "encoding.precision",
+        config.encoding.precision,
+        _claimed(output).get("precision"),
+        nodes,
+        use_gpu=plan.use_gpu,
+        cpus=plan.cpus,
+        labels=plan.encoder_labels,
+    )
+    encoding = config.encoding.model_copy(update={"precision": precision})
+    config = config.model_copy(update={"encoding": encoding})
+    storage.write_json(storage.join(output, CLAIM), _claim(config, manifest, model.card))
     settings = config.model_dump(mode="json")
     training_run = trained_by(config.model, model.card)
     with start_run(
@@ -112,20 +126,29 @@ def _compute(
     return metrics
 
 
-def _claim(output: str, config: AttributesConfig, manifest: Manifest, card: ModelCard) -> None:
-    """Mark the folder as this model's and data set's, or refuse it as another's."""
-    uri = storage.join(output, "source.json")
-    mine: dict[str, Any] = {
+def _claim(config: AttributesConfig, manifest: Manifest, card: ModelCard) -> dict[str, Any]:
+    """What a folder is of, none of which may change when a pass goes on."""
+    return {
         "model_digest": card.digest,
         "shards_digest": manifest.digest,
         **config.encoding.model_dump(include={"batch_size", "precision", "min_count"}),
     }
-    if not storage.exists(uri):
-        storage.write_json(uri, mine)
-        return
-    theirs = storage.read_json(uri)
-    for key, value in mine.items():
-        if theirs.get(key) != value:
+
+
+def _claimed(output: str) -> dict[str, Any]:
+    """What a folder is of; empty: of nothing yet."""
+    uri = storage.join(output, CLAIM)
+    return dict(storage.read_json(uri)) if storage.exists(uri) else {}
+
+
+def _check_claim(
+    output: str, config: AttributesConfig, manifest: Manifest, card: ModelCard
+) -> None:
+    """Refuse a folder of another model or data set; precision auto is whatever it has."""
+    theirs = _claimed(output)
+    for key, value in _claim(config, manifest, card).items():
+        is_free = not theirs or (key, value) == ("precision", "auto")
+        if not is_free and theirs.get(key) != value:
             raise UserError(
                 f"{output} holds latents of another {key} ({theirs.get(key)} there, {value} "
                 "here); choose another --output"

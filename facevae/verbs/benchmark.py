@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,13 +13,15 @@ from facevae import figures, pictures, runtime, storage
 from facevae.benchmark import cases, report
 from facevae.benchmark.bench import Bench
 from facevae.benchmark.cases import Measured
-from facevae.config import BenchmarkConfig
+from facevae.config import BenchmarkConfig, ScalingConfig
 from facevae.errors import UserError
 from facevae.lease import one_driver
 from facevae.progress import say
 from facevae.ray_job import submission_id
 from facevae.tracking import start_run, store_uri
+from facevae.training.resources import plan_workers
 from facevae.verbs.places import check_places
+from facevae.verbs.precision import choose_precision
 
 ALONE = {
     "agreement": cases.agreement_case,
@@ -28,6 +31,7 @@ ALONE = {
     "start": cases.start_case,
 }
 """the cases but training, of which there is one per model and loss"""
+CLAIM = "config.json"
 SETTINGS_OF_CASES = {"rounds", "steps", "precision", "faces", "few_faces", "image_size"}
 
 
@@ -52,7 +56,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, float]:
     before = None if config.against is None else _result(config.against)
     storage.make_folder(output)
     with one_driver(output, "facevae benchmark", submission_id()):
-        _claim(output, config)
+        _check_claim(output, config)
         return _measure(config, output, before)
 
 
@@ -60,7 +64,20 @@ def _measure(
     config: BenchmarkConfig, output: str, before: dict[str, float] | None
 ) -> dict[str, float]:
     runtime.connect()
-    check_places({"--output": output}, len(runtime.nodes()))
+    nodes = runtime.nodes()
+    check_places({"--output": output}, len(nodes))
+    plan = plan_workers(ScalingConfig(), nodes)
+    precision = choose_precision(
+        "precision",
+        config.precision,
+        _claimed(output).get("precision"),
+        nodes,
+        use_gpu=plan.use_gpu,
+        cpus=plan.cpus,
+        labels=plan.worker_labels,
+    )
+    config = config.model_copy(update={"precision": precision})
+    storage.write_json(storage.join(output, CLAIM), _claim(config))
     settings = config.model_dump(mode="json")
     with start_run(
         config.tracking, "benchmark", output, settings, submission_id=submission_id()
@@ -109,15 +126,22 @@ def _once(output: str, name: str, case: Callable[[], Measured]) -> list[tuple[st
     return list(storage.read_json(uri).items())
 
 
-def _claim(output: str, config: BenchmarkConfig) -> None:
-    """Mark the folder as one of these settings, or refuse it as one of others."""
-    uri = storage.join(output, "config.json")
-    mine = config.model_dump(mode="json", include=SETTINGS_OF_CASES)
-    if not storage.exists(uri):
-        storage.write_json(uri, mine)
-        return
-    for key, value in dict(storage.read_json(uri)).items():
-        if mine.get(key) != value:
+def _claim(config: BenchmarkConfig) -> dict[str, Any]:
+    """The settings that may not change when a benchmark goes on."""
+    return config.model_dump(mode="json", include=SETTINGS_OF_CASES)
+
+
+def _claimed(output: str) -> dict[str, Any]:
+    """Those of a folder; empty: of a new one."""
+    uri = storage.join(output, CLAIM)
+    return dict(storage.read_json(uri)) if storage.exists(uri) else {}
+
+
+def _check_claim(output: str, config: BenchmarkConfig) -> None:
+    """Refuse a folder of other settings; precision auto is whatever it has."""
+    mine = _claim(config)
+    for key, value in _claimed(output).items():
+        if (key, mine.get(key)) != ("precision", "auto") and mine.get(key) != value:
             raise UserError(
                 f"{output} holds measurements with another {key} ({value} there, {mine.get(key)} "
                 "here); choose another --output"

@@ -99,6 +99,8 @@ def train_lines(data: Data, config: TrainConfig, nodes: Sequence[Node]) -> list[
     """
     plan = plan_workers(config.scaling, nodes)
     lines = [_bundles(plan), _readers(plan), _steps(data, config)]
+    if config.training.precision == "auto":
+        lines.append("precision: auto: bf16 where the workers have it natively; counted is fp32")
     for workers in sorted({plan.fewest, plan.workers}):
         lines.append(f"batch: {_shares(config.training.global_batch_size, workers)}")
         # The last rank has the largest share.
@@ -223,6 +225,8 @@ def encode_lines(
     actors = plan.actors if data.shards is None else min(plan.actors, data.shards)
     bundle = "1 GPU" if plan.use_gpu else f"{plan.cpus:.3g} CPUs"
     lines = [f"attributes: {actors} encoders of {bundle} each,{_where(plan.encoder_labels)}"]
+    if config.precision == "auto":
+        lines.append("precision: auto: bf16 where the encoders have it natively")
     shard = ShardsConfig().sharding.images_per_shard
     if data.shards and data.images:
         shard = math.ceil(sum(data.images.values()) / data.shards)

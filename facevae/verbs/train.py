@@ -33,6 +33,7 @@ from facevae.training.loop import Metrics
 from facevae.training.resources import WorkerPlan, plan_workers
 from facevae.training.worker import train_worker
 from facevae.verbs.places import check_places, places_of
+from facevae.verbs.precision import choose_precision
 from facevae.verbs.shards import shard_faces
 from facevae.verbs.stopping import stopping
 
@@ -92,6 +93,7 @@ def _train(config: TrainConfig, output: str, given: Data | None) -> dict[str, fl
     judge = {}
     if config.loss.reconstruction == "perceptual":
         judge = {"facevae.perceptual_weights": perceptual_weights_digest(config.loss)}
+    config = _with_precision(config, plan, nodes)
     _claim(output, config)  # not before: what was wrong up to here is mended with other settings
     with start_run(
         config.tracking,
@@ -110,14 +112,35 @@ def _train(config: TrainConfig, output: str, given: Data | None) -> dict[str, fl
         return _publish(config, shards, manifest, history, run) | best
 
 
+def _with_precision(
+    config: TrainConfig, plan: WorkerPlan, nodes: list[runtime.Node]
+) -> TrainConfig:
+    """The configuration with the precision that the run began with, or one chosen for it now."""
+    uri, training = storage.join(config.output, CLAIM), config.training
+    claimed = storage.read_json(uri)["training"] if storage.exists(uri) else {}
+    precision = choose_precision(
+        "training.precision",
+        training.precision,
+        claimed.get("precision"),
+        nodes,
+        use_gpu=plan.use_gpu,
+        cpus=plan.cpus,
+        labels=plan.worker_labels,
+    )
+    training = training.model_copy(update={"precision": precision})
+    return config.model_copy(update={"training": training})
+
+
 def _claim(output: str, config: TrainConfig) -> None:
     """Mark the folder as this configuration's."""
     storage.write_json(storage.join(output, CLAIM), _lasting(config))
 
 
 def _check_claim(output: str, config: TrainConfig) -> None:
-    """Refuse a folder that is another configuration's."""
+    """Refuse a folder that is another configuration's; precision auto is whatever it has."""
     uri, mine = storage.join(output, CLAIM), _lasting(config)
+    if config.training.precision == "auto":
+        mine["training"].pop("precision")
     theirs = storage.read_json(uri) if storage.exists(uri) else mine
     for section, values in mine.items():
         if theirs.get(section) == values:

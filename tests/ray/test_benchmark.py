@@ -95,7 +95,7 @@ def test_a_verb_that_fails_ends_the_benchmark_with_its_words(ray_cluster):
 
 
 def test_steps_without_ray_are_timed(shards, tmp_path):
-    bench = Bench(BenchmarkConfig(steps=16), tmp_path, "unused")
+    bench = Bench(BenchmarkConfig(precision="fp32", steps=16), tmp_path, "unused")
     config = bench.train_config(str(shards), "unused", training={"global_batch_size": 4})
     for function in (training.ceiling, training.bare_loop, training.unoptimised):
         assert function(Steps(config, str(shards), 1, 2)) > 1
@@ -105,7 +105,7 @@ def test_steps_without_ray_are_timed(shards, tmp_path):
 def trained(shards, tmp_path_factory) -> tuple[Bench, AttributesConfig, Watched]:
     """A training of six steps, watched; and the attribute pass of its model, not yet run."""
     folder = tmp_path_factory.mktemp("trained")
-    bench = Bench(BenchmarkConfig(), folder, f"sqlite:///{folder}/mlflow.db")
+    bench = Bench(BenchmarkConfig(precision="fp32"), folder, f"sqlite:///{folder}/mlflow.db")
     few = {"steps": STEPS, "global_batch_size": BATCH, "log_every": 3, "grid_every": STEPS}
     config = bench.train_config(str(shards), str(folder / "run"), training=few)
     watched = bench.run("train", config)
@@ -113,6 +113,7 @@ def trained(shards, tmp_path_factory) -> tuple[Bench, AttributesConfig, Watched]
         output=str(folder / "attributes"),
         shards=str(shards),
         model=config.output,
+        encoding={"precision": "fp32"},  # as exact as what is plain
         tracking=bench.tracking,
     )
     return bench, encoding, watched

@@ -79,12 +79,12 @@ found["ReadWindow"] = places("ReadWindow")
 
 model = ModelConfig(latent_size=4)
 loaded = LoadedModel(build_vae(model).eval(), ModelCard(model, 0, "s", "r"))
-encoding = EncodingConfig(gpu="no", batch_size=32)
+encoding = EncodingConfig(gpu="no", batch_size=32, precision="fp32")
 encode_shards(settings.output, manifest, loaded, encoding, plan_encoders(encoding, nodes),
               folder + "/cpu")
 found["ReadAndEncodeShard"] = places("ReadAndEncodeShard")
 if "gpu" in pools:
-    encoding = EncodingConfig(gpu="yes", batch_size=32)
+    encoding = EncodingConfig(gpu="yes", batch_size=32, precision="fp32")
     try:
         encode_shards(settings.output, manifest, loaded, encoding, plan_encoders(encoding, nodes),
                       folder + "/gpu")

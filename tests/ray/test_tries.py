@@ -105,7 +105,7 @@ def encode(shards, tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         vae.encoder.register_forward_pre_hook(die)
-        config = EncodingConfig(actors=2, batch_size=32, tries=2)
+        config = EncodingConfig(actors=2, batch_size=32, precision="fp32", tries=2)
         card = ModelCard(ModelConfig(latent_size=4), 0, "", "")
         plan = plan_encoders(config, runtime.nodes())
         return encode_shards(

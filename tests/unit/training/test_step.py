@@ -190,7 +190,8 @@ def test_flipping_mirrors_what_the_draw_says():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_lowers_the_loss(precision):
-    learner = trainee(precision=precision, learning_rate=1e-3, global_batch_size=8)
-    images = faces(1).expand(8, -1, -1, -1).contiguous()
+    # Small, since bf16 is emulated on many a processor.
+    learner = trainee(precision=precision, learning_rate=1e-3, global_batch_size=2)
+    images = faces(1).expand(2, -1, -1, -1).contiguous()
     totals = [float(learner(images, step).total) for step in range(1, 16)]
     assert totals[-1] < 0.8 * totals[0]

@@ -32,6 +32,16 @@ def test_what_changes_the_run_is_refused_by_name(tmp_path, setting):
         _check_claim(str(tmp_path), config(**{setting: 7}))
 
 
+@pytest.mark.parametrize("began", ["fp32", "bf16"])
+def test_precision_auto_goes_on_with_what_the_run_began_in(tmp_path, began):
+    _claim(str(tmp_path), config(precision=began))
+    _check_claim(str(tmp_path), config(precision="auto"))
+    _check_claim(str(tmp_path), config(precision=began))
+    other = {"fp32": "bf16", "bf16": "fp32"}[began]
+    with pytest.raises(UserError, match=r"another training\.precision"):
+        _check_claim(str(tmp_path), config(precision=other))
+
+
 def test_shards_that_are_not_there_are_found_before_anything_is_made(tmp_path):
     (tmp_path / "empty").mkdir()
     missing = TrainConfig(output=str(tmp_path / "run"), shards=str(tmp_path / "empty"))
