@@ -4,8 +4,8 @@ The driver makes the run and ends it; rank 0 writes metrics and pictures without
 logged while the server is away is kept and arrives when it is back.
 """
 
+from facevae.tracking.connection import RunId, store_uri
 from facevae.tracking.models import (
-    CHECKPOINT,
     MODEL_NAME,
     ReconstructionModel,
     log_model,
@@ -13,23 +13,19 @@ from facevae.tracking.models import (
     set_model,
     trained_by,
 )
-from facevae.tracking.runs import Run, RunId
-from facevae.tracking.start import (
+from facevae.tracking.run import (
     NODES_TAG,
-    OUTPUT_TAG,
     SHARDS_RUN_TAG,
     TRAINING_RUN_TAG,
     VECTORS_RUN_TAG,
+    Run,
     read_run_id,
     start_run,
-    store_uri,
 )
 
 __all__ = [
-    "CHECKPOINT",
     "MODEL_NAME",
     "NODES_TAG",
-    "OUTPUT_TAG",
     "SHARDS_RUN_TAG",
     "TRAINING_RUN_TAG",
     "VECTORS_RUN_TAG",

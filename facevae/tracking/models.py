@@ -23,10 +23,8 @@ from facevae import pixels, storage
 from facevae.checkpoint import CARD, ModelCard, load_model
 from facevae.config import TrackingConfig
 from facevae.errors import UserError
-from facevae.tracking import connection
-from facevae.tracking.failures import judge
-from facevae.tracking.runs import Run, RunId
-from facevae.tracking.start import read_run_id, store_uri
+from facevae.tracking.connection import RunId, classify_error, prepare, store_uri
+from facevae.tracking.run import Run, read_run_id
 
 MODEL_NAME = "model"
 CHECKPOINT = "checkpoint"
@@ -55,7 +53,7 @@ class ReconstructionModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 def log_model(run: Run, folder: Path, example: np.ndarray, register_as: str | None) -> str:
     """Log a model folder as an MLflow model, and register it if a name is given.
 
-    A model that an earlier try has logged or registered is not logged or registered again.
+    A model that an earlier attempt has logged or registered is not logged or registered again.
 
     Args:
         run: the training run.
@@ -74,7 +72,7 @@ def log_model(run: Run, folder: Path, example: np.ndarray, register_as: str | No
 
 
 def _logged(client: MlflowClient, run: RunId) -> str | None:
-    """The model that the run has logged; what a broken try left is removed."""
+    """The model that the run has logged; what a broken attempt left is removed."""
     experiment = client.get_run(run.run_id).info.experiment_id
     models = client.search_logged_models([experiment], f"source_run_id = '{run.run_id}'")
     ready = None
@@ -103,7 +101,7 @@ def _log(client: MlflowClient, run: RunId, folder: Path, example: np.ndarray) ->
             flavor=mlflow.pyfunc,
             model_id=model.model_id,
             run_id=run.run_id,
-            python_model=str(Path(facevae.__file__).parent / "logged_model.py"),
+            python_model=str(Path(__file__).with_name("logged_model.py")),
             artifacts={CHECKPOINT: str(folder)},
             signature=ModelSignature(tensors, tensors),
             input_example=example,
@@ -158,7 +156,7 @@ def model_folder(uri: str, config: TrackingConfig, output: str) -> Iterator[Path
         uri: a model, checkpoint or training-run folder, `runs:/<id>/model`,
             `models:/<name>@<alias>`, `models:/<name>/<version>` or `models:/<model id>`.
         config: where to look up MLflow's names.
-        output: the output folder of the verb.
+        output: the output folder of the command.
 
     Raises:
         UserError: there is no such model.
@@ -168,7 +166,7 @@ def model_folder(uri: str, config: TrackingConfig, output: str) -> Iterator[Path
             yield folder
         return
     store = store_uri(config, output)
-    connection.prepare()
+    prepare()
     with tempfile.TemporaryDirectory() as temporary:
         try:
             with _global_store(store):  # where it looks up the models of a run
@@ -176,8 +174,7 @@ def model_folder(uri: str, config: TrackingConfig, output: str) -> Iterator[Path
                     uri, dst_path=temporary, tracking_uri=store, registry_uri=store
                 )
         except (MlflowException, OSError) as error:
-            reason = judge(error)
-            raise UserError(f"no model {uri} in {store}: {reason}") from error
+            raise UserError(f"no model {uri} in {store}: {classify_error(error)}") from error
         cards = sorted(Path(path).rglob(CARD))
         if len(cards) != 1:
             raise UserError(f"{uri} holds {len(cards)} models of this program, expected one")

@@ -4,10 +4,11 @@ The folder itself is the record: a checkpoint is whole if its files are those th
 so nothing else can be lost or disagree with it. One rank writes; all may read.
 """
 
+import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -96,7 +97,13 @@ class Checkpoints:
         return state
 
     def load(self, step: int) -> TrainingState:
-        """The state of the checkpoint of a step.
+        """The state of the checkpoint of a step, or raise as `opened`."""
+        with self.opened(step) as (_, state):
+            return state
+
+    @contextlib.contextmanager
+    def opened(self, step: int) -> Iterator[tuple[Path, TrainingState]]:
+        """A local copy of the checkpoint of a step, and its state.
 
         Raises:
             DamagedError: it is not whole.
@@ -110,9 +117,9 @@ class Checkpoints:
                 raise DamagedError(str(error).replace(f"{folder}/", "")) from error
             except OSError as error:  # the disk cannot read it
                 raise DamagedError(f"cannot be read: {error.strerror or error}") from error
-        if state.step != step:
-            raise DamagedError(f"it holds step {state.step}")
-        return state
+            if state.step != step:
+                raise DamagedError(f"it holds step {state.step}")
+            yield folder, state
 
     def _is_unfinished(self, step: int) -> bool:
         return not storage.exists(storage.join(self.place(step), TRAINING))

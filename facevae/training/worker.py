@@ -180,14 +180,13 @@ class _Listener:
                 config.tracking,
                 config.output,
                 started=job["started"],
-                tell=_teller(self._board),
+                log=_teller(self._board),
             )
 
     def catch_up(self, done: int) -> None:
         """Deliver what an earlier try up to a step has made and the store lacks, and only that."""
         if self._run is None:
             return
-        self._run.skip_stored()
         for row in self._history:
             metrics = dict(row)
             self._run.metrics(int(metrics.pop("step")), metrics)
@@ -215,7 +214,7 @@ class _Listener:
         """Tell where the ranks are, and from which step on another number of them trains."""
         if self._run is None:
             return
-        self._run.tags({NODES_TAG: ", ".join(addresses)}, wait=False)
+        self._run.tags({NODES_TAG: ", ".join(addresses)})
         self._run.mark_start(step)
         now = float(self._trainee.rank.ranks)
         before = next((row[WORKERS] for row in reversed(self._history) if WORKERS in row), now)

@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,11 +107,7 @@ def _train(config: TrainConfig, output: str, given: Data | None) -> dict[str, fl
         run.dataset(shards.rpartition("/")[2], manifest.digest, "training")
         run.tags({SHARDS_RUN_TAG: manifest.run_id or "", **judge})
         lost = _fit(config, plan, shards, run)
-        history, best = _keep_models(config)
-        run.tags({f"facevae.{name}": f"{step:.0f}" for name, step in best.items()})
-        if lost is not None:
-            raise UserError(lost)
-        return _publish(config, shards, manifest, history, run) | best
+        return _finish(config, spread_images(shards, manifest, "val", 2), run, lost)
 
 
 def _with_precision(
@@ -301,35 +299,67 @@ def _note(metrics: Metrics) -> str:
     return "  ".join(parts)
 
 
-def _keep_models(config: TrainConfig) -> tuple[list[Metrics], Metrics]:
+def _finish(config: TrainConfig, faces: np.ndarray, run: Run, lost: str | None) -> Metrics:
+    """Keep the models of a training that came to its end, and log them.
+
+    Args:
+        config: the run's.
+        faces: uint8 [B,D,D,3], an example of what the model takes.
+        run: its record.
+        lost: why the record lacks some metrics; none: it has all.
+
+    Returns:
+        The final metrics by name.
+    """
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / MODEL_NAME
+        history, best = _keep_models(config, folder)
+        run.tags({f"facevae.{name}": f"{step:.0f}" for name, step in best.items()})
+        if lost is not None:
+            raise UserError(lost)
+        return _publish(config, folder, faces, history, run) | best
+
+
+def _keep_models(config: TrainConfig, folder: Path) -> tuple[list[Metrics], Metrics]:
     """Copy the models out of the last checkpoint and the best one, and draw the curves.
+
+    Args:
+        config: the run's.
+        folder: a local place for the model, beside that in the output folder.
 
     Returns:
         The history, and `best_step` if the best is kept.
     """
     checkpoints = Checkpoints(config.output, config.training)
-    state = checkpoints.newest()
-    if state is None or state.step != config.training.steps:
+    last = config.training.steps
+    try:
+        with checkpoints.opened(last) as (checkpoint, state):
+            folder.mkdir()
+            export_model(checkpoint, folder)
+            history = state.history
+    except DamagedError as error:
         raise UserError(
-            f"the last checkpoint in {storage.join(config.output, FOLDER)} is not whole: give the "
+            f"the last checkpoint, {checkpoints.place(last)}, is not whole ({error}): give the "
             "same command again to train from the one before"
-        )
-    _export(checkpoints.place(state.step), storage.join(config.output, MODEL_NAME))
-    best = checkpoints.best(state.history) if config.training.keep_best else None
-    if best is not None:
+        ) from error
+    _export(folder, storage.join(config.output, MODEL_NAME))
+    best = checkpoints.best(history) if config.training.keep_best else None
+    if best == last:
+        _export(folder, storage.join(config.output, BEST))
+    elif best is not None:
         try:
-            checkpoints.load(best)
-            _export(checkpoints.place(best), storage.join(config.output, BEST))
+            with checkpoints.opened(best) as (checkpoint, _):
+                _export(checkpoint, storage.join(config.output, BEST))
         except DamagedError as error:
             say(f"warning: {BEST} is left out: {checkpoints.place(best)} is not whole ({error})")
             best = None
-    pictures.save_png(_curves(state.history), storage.join(config.output, "curves.png"))
-    return state.history, {} if best is None else {"best_step": float(best)}
+    pictures.save_png(_curves(history), storage.join(config.output, "curves.png"))
+    return history, {} if best is None else {"best_step": float(best)}
 
 
-def _export(checkpoint: str, place: str) -> None:
-    with storage.local_copy(checkpoint) as source, storage.atomic_folder(place) as folder:
-        export_model(source, folder)
+def _export(checkpoint: Path, place: str) -> None:
+    with storage.atomic_folder(place) as folder:
+        export_model(checkpoint, folder)
 
 
 def _curves(history: list[Metrics]) -> Image.Image:
@@ -337,16 +367,14 @@ def _curves(history: list[Metrics]) -> Image.Image:
 
 
 def _publish(
-    config: TrainConfig, shards: str, manifest: Manifest, history: list[Metrics], run: Run
+    config: TrainConfig, folder: Path, faces: np.ndarray, history: list[Metrics], run: Run
 ) -> Metrics:
-    """Log the curves and the model."""
+    """Log the curves and the model of a folder, with faces as its example."""
     run.picture("curves.png", _curves(history))
     run.json("history.json", history)
-    with storage.local_copy(storage.join(config.output, MODEL_NAME)) as folder:
-        model = load_model(folder)
-        run.tags({"facevae.model_digest": model.card.digest})
-        example = _example(spread_images(shards, manifest, "val", 2), model.vae.image_size)
-        log_model(run, folder, example, config.tracking.register_as)
+    model = load_model(folder)
+    run.tags({"facevae.model_digest": model.card.digest})
+    log_model(run, folder, _example(faces, model.vae.image_size), config.tracking.register_as)
     final = {key: value for row in history for key, value in row.items()}
     return {"steps": final.pop("step"), **final}
 

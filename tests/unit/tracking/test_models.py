@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mlflow.pyfunc
 import numpy as np
 import pytest
 from mlflow import MlflowClient
@@ -45,6 +46,24 @@ def test_a_model_whose_upload_broke_off_is_logged_and_registered_once(model, tmp
     (version,) = client.search_model_versions("name = 'faces'")
     assert version.source == uri
     assert len(tries) == 2
+
+
+def test_a_model_of_an_earlier_version_is_loaded(model, tmp_path):
+    """MLflow keeps the code that loads a model; this is that of the models logged so far."""
+    code = tmp_path / "logged_model.py"
+    code.write_text(
+        "from facevae.tracking import ReconstructionModel, set_model\n\n"
+        "set_model(ReconstructionModel())\n"
+    )
+    mlflow.pyfunc.save_model(
+        str(tmp_path / "logged"),
+        python_model=str(code),
+        artifacts={"checkpoint": str(model)},
+        pip_requirements=[],
+    )
+    faces = np.zeros((2, 64, 64, 3), np.uint8)
+    drawn = mlflow.pyfunc.load_model(str(tmp_path / "logged")).predict(faces)
+    assert (drawn.shape, drawn.dtype) == (faces.shape, np.uint8)
 
 
 @pytest.mark.parametrize("uri", [None, "sqlite:///s3://bucket/runs/mlflow.db"])
