@@ -86,11 +86,6 @@ def statistics_uri(folder: str, shard: str) -> str:
     return storage.join(folder, STATISTICS, f"{shard}.npz")
 
 
-def _shard_of(batch: Row) -> Shard:
-    """The shard that a row of one tells of."""
-    return Shard(*(np.asarray(batch[field.name][0]).item() for field in fields(Shard)))
-
-
 def read_pixels(folder: str, batch: Row) -> Row:
     """A shard by name -> its decoded pixels, labels and ids, as one row."""
     rows = shards.read_shard(folder, batch["name"][0])
@@ -116,10 +111,11 @@ class ReadShard:
 
 
 class EncodeShard:
-    """An actor: one shard's decoded row -> its latents and statistics as files."""
+    """An actor: one shard, by name or decoded -> its latents and statistics as files."""
 
     def __init__(
         self,
+        folder: str,
         output: str,
         weights: "ray.ObjectRef[VAE]",
         config: EncodingConfig,
@@ -133,19 +129,19 @@ class EncodeShard:
         vae: VAE = ray.get(weights)
         fold_batch_norms(vae)
         self._vae = vae.to(device).to(memory_format=torch.channels_last)
-        self._output, self._config, self._class_scatter = output, config, class_scatter
+        self._folder, self._output, self._config = folder, output, config
+        self._class_scatter = class_scatter
         self._tries = Tries(output, config.tries)
 
     def __call__(self, batch: Row) -> Row:
         """Encode one shard and write what it leaves, if an actor that died has not done so."""
-        shard = _shard_of(batch)
+        shard = Shard(*(np.asarray(batch[field.name][0]).item() for field in fields(Shard)))
         if _finished(self._output, shard) is None:
             with self._tries.one(shard.name):
-                self._encode(shard, self._decoded(batch))
+                # On CPU nothing is gained by moving pixels between processes: read here.
+                decoded = batch if "pixels" in batch else read_pixels(self._folder, batch)
+                self._encode(shard, decoded)
         return {"name": [shard.name]}
-
-    def _decoded(self, batch: Row) -> Row:
-        return batch  # by a task
 
     def _encode(self, shard: Shard, batch: Row) -> None:
         stored, attributes = np.asarray(batch["pixels"][0]), np.asarray(batch["attributes"][0])
@@ -159,18 +155,6 @@ class EncodeShard:
         )
         write_latents(self._output, shard.name, latents)
         _write_statistics(self._output, shard.name, shard.sha256, statistics)
-
-
-class ReadAndEncodeShard(EncodeShard):
-    """The two in one actor: on CPU nothing is gained by moving pixels between processes."""
-
-    def __init__(self, folder: str, *encoder: Any) -> None:
-        """Takes the folder of shards, and what the encoder takes."""
-        super().__init__(*encoder)
-        self._folder = folder
-
-    def _decoded(self, batch: Row) -> Row:
-        return read_pixels(self._folder, batch)
 
 
 class Encoded(NamedTuple):
@@ -254,26 +238,18 @@ def _tasks(
     todo: list[Shard],
 ) -> "ray.data.Dataset":
     dataset = ray.data.from_items([asdict(s) for s in todo], override_num_blocks=len(todo))
-    encoder = (output, ray.put(model.vae), config, plan, manifest.missing_labels)
-    pool = ray.data.ActorPoolStrategy(size=min(plan.actors, len(todo)))
     if plan.use_gpu:
         reader = ReadShard(folder, Tries(output, config.tries))
-        return dataset.map_batches(
+        dataset = dataset.map_batches(
             reader, batch_size=1, label_selector=plan.reader_labels or None
-        ).map_batches(
-            EncodeShard,
-            fn_constructor_args=encoder,
-            compute=pool,
-            batch_size=1,
-            num_gpus=1,
-            label_selector=plan.encoder_labels or None,
         )
+    encoder = (folder, output, ray.put(model.vae), config, plan, manifest.missing_labels)
     return dataset.map_batches(
-        ReadAndEncodeShard,
-        fn_constructor_args=(folder, *encoder),
-        compute=pool,
+        EncodeShard,
+        fn_constructor_args=encoder,
+        compute=ray.data.ActorPoolStrategy(size=min(plan.actors, len(todo))),
         batch_size=1,
-        num_cpus=plan.cpus,
+        **({"num_gpus": 1} if plan.use_gpu else {"num_cpus": plan.cpus}),
         label_selector=plan.encoder_labels or None,
     )
 
@@ -290,22 +266,16 @@ def _finished(output: str, shard: Shard) -> ShardStatistics | None:
     uri = statistics_uri(output, shard.name)
     if not (storage.exists(uri) and storage.exists(latents_uri(output, shard.name))):
         return None
-    arrays = _read_arrays(uri)
-    if arrays is None or str(arrays.pop("shard_sha256", "")) != shard.sha256:
-        return None
-    statistics = AttributeStatistics.from_arrays(arrays)
-    return ShardStatistics(shard.name, shard.sha256, {shard.split: statistics})
-
-
-def _read_arrays(uri: str) -> dict[str, np.ndarray] | None:
-    """The arrays of an npz file, checked by its checksums; none: it is damaged."""
     content = storage.read_bytes(uri)
     try:
         arrays = dict(np.load(io.BytesIO(content), allow_pickle=False))
         # What is no array comes as bytes, unread and unchecked.
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("it holds something else than arrays")
-        return arrays
     except UNREADABLE as error:
         say(f"{uri} is damaged ({reason_of(error)}); its shard is encoded again")
         return None
+    if str(arrays.pop("shard_sha256", "")) != shard.sha256:
+        return None
+    statistics = AttributeStatistics.from_arrays(arrays)
+    return ShardStatistics(shard.name, shard.sha256, {shard.split: statistics})

@@ -14,74 +14,44 @@ import numpy as np
 SIGNATURE = b"GCOL\x01\x00\x00\x00"
 HEAD = 16
 """bytes of the head of a collection, and of that of an object"""
-CHUNK = 16 << 20
+MAX_COLLECTION = 16 << 20
 REFERENCE = np.dtype([("length", "<u4"), ("place", "<u8"), ("index", "<u4")])
 """how a data set refers to a text in a heap"""
 
 
-def check_global_heaps(file: h5py.File, content: BinaryIO) -> None:
-    """Look at the heaps that the texts of a file's top level refer to, before they are read.
+def check_heaps_of(texts: h5py.Dataset, content: BinaryIO) -> None:
+    """Look at the heaps that texts of variable length refer to, before they are read.
 
     Args:
-        file: the opened file, with offsets of 8 bytes.
-        content: its bytes.
+        texts: a data set of a file with offsets of 8 bytes.
+        content: the bytes of that file.
 
     Raises:
-        ValueError: an object that cannot be stepped over.
+        ValueError: an object that cannot be stepped over, or references that do not lie in one
+            piece, as in a compressed data set.
     """
-    for dataset in file.values():
-        if isinstance(dataset, h5py.Dataset) and _refers(dataset.id.get_type()):
-            for place in _heaps_of(dataset, content):
-                _check(content, place)
-    if any(_refers(file.attrs.get_id(name).get_type()) for name in file.attrs):
-        for place in _places(content):  # where attributes refer to, the library does not tell
-            _check(content, place)
+    offset = texts.id.get_offset()
+    if offset is None and texts.size:
+        raise ValueError(f"the texts of {texts.name} do not lie in one piece")
+    content.seek(offset or 0)
+    places = np.frombuffer(content.read(REFERENCE.itemsize * texts.size), REFERENCE)["place"]
+    for place in np.unique(places[places > 0]).tolist():
+        content.seek(place)
+        head = content.read(HEAD)
+        size = int.from_bytes(head[len(SIGNATURE) :], "little")
+        # The library itself refuses another signature.
+        if head.startswith(SIGNATURE):
+            _check_collection(content.read(max(0, min(size, MAX_COLLECTION) - HEAD)), size, place)
 
 
-def _refers(kind: h5py.h5t.TypeID) -> bool:
-    is_text: bool = kind.get_class() == h5py.h5t.STRING and kind.is_variable_str()
-    return is_text or kind.get_class() == h5py.h5t.VLEN
-
-
-def _heaps_of(dataset: h5py.Dataset, content: BinaryIO) -> list[int]:
-    """The places of heaps: each text is its length in 4 bytes, a place in 8, an index in 4."""
-    offset = dataset.id.get_offset()
-    if offset is None:
-        return [] if not dataset.size else _places(content)
-    content.seek(offset)
-    places = np.frombuffer(content.read(REFERENCE.itemsize * dataset.size), REFERENCE)["place"]
-    return [int(place) for place in np.unique(places) if place]
-
-
-def _check(content: BinaryIO, place: int) -> None:
-    content.seek(place)
-    head = content.read(HEAD)
-    size = int.from_bytes(head[len(SIGNATURE) :], "little")
-    # The library itself refuses another signature, and what is larger than the file.
-    if head.startswith(SIGNATURE) and HEAD <= size <= CHUNK:
-        _check_collection(content.read(size - HEAD), place)
-
-
-def _places(content: BinaryIO) -> list[int]:
-    """Where heaps begin, by their signature."""
-    places, start, tail = [], 0, b""
-    content.seek(0)
-    while chunk := content.read(CHUNK):
-        text = tail + chunk
-        found = text.find(SIGNATURE)
-        while found >= 0:
-            places.append(start - len(tail) + found)
-            found = text.find(SIGNATURE, found + 1)
-        start, tail = start + len(chunk), text[1 - len(SIGNATURE) :]
-    return places
-
-
-def _check_collection(objects: bytes, place: int) -> None:
-    at = 0
-    while at + HEAD <= len(objects):
+def _check_collection(objects: bytes, size: int, place: int) -> None:
+    at, end = 0, size - HEAD
+    damaged = end != len(objects)
+    while not damaged and at + HEAD <= end:
         index = int.from_bytes(objects[at : at + 2], "little")
-        size = int.from_bytes(objects[at + 8 : at + HEAD], "little")
-        step = size if index == 0 else HEAD + -(-size // 8) * 8
-        if step < HEAD or at + step > len(objects):
-            raise ValueError(f"the heap of texts at byte {place} is damaged")
+        data = int.from_bytes(objects[at + 8 : at + HEAD], "little")
+        step = data if index == 0 else HEAD + -(-data // 8) * 8
         at += step
+        damaged = step < HEAD or at > end
+    if damaged:
+        raise ValueError(f"the heap of texts at byte {place} is damaged")

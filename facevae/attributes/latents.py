@@ -14,9 +14,8 @@ from jaxtyping import Float32, UInt8
 
 from facevae import storage
 from facevae.attributes.vectors import LatentBatch
-from facevae.config import Split
-from facevae.data.shards import Manifest, matrix, read_columns
-from facevae.errors import UNREADABLE, UnreachableError, UserError
+from facevae.data.shards import Manifest, matrix, read_columns, values
+from facevae.errors import refuse_damaged
 from facevae.models import VAE
 from facevae.pixels import model_input
 
@@ -78,33 +77,22 @@ def write_latents(folder: str, shard: str, batch: LatentBatch) -> None:
         pq.write_table(pa.table(columns), path, compression="none", write_page_checksum=True)
 
 
-def read_latents(folder: str, manifest: Manifest, *splits: Split) -> Iterator[LatentBatch]:
-    """The rows of some splits (none: all), a shard at a time, in shard order.
+def read_latents(folder: str, manifest: Manifest) -> Iterator[LatentBatch]:
+    """All rows, a shard at a time, in shard order.
 
     Raises:
         UserError: a file is missing or damaged.
     """
-    for shard in manifest.of_split(*(splits or ("train", "val", "test"))):
+    for shard in manifest.shards:
         uri = latents_uri(folder, shard.name)
-        try:
-            yield _read_batch(uri)
-        except UnreachableError:
-            raise
-        except UNREADABLE as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"damaged latents {uri} ({reason}); remove that file, and the same command makes "
-                "it again"
-            ) from error
-
-
-def _read_batch(uri: str) -> LatentBatch:
-    ids, splits, latents, attributes = read_columns(uri, _COLUMNS)
-    if ids.null_count or splits.null_count or {ids.type, splits.type} != {pa.string()}:
-        raise ValueError("image_id or split is not text throughout")
-    return LatentBatch(
-        ids.to_pylist(),
-        splits.to_pylist(),
-        matrix(latents, pa.float32()),
-        matrix(attributes, pa.int8()),
-    )
+        with refuse_damaged(
+            f"damaged latents {uri}", "remove that file, and the same command makes it again"
+        ):
+            ids, splits, latents, attributes = read_columns(uri, _COLUMNS)
+            batch = LatentBatch(
+                values(ids, pa.string()),
+                values(splits, pa.string()),
+                matrix(latents, pa.float32()),
+                matrix(attributes, pa.int8()),
+            )
+        yield batch

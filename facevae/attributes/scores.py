@@ -3,34 +3,42 @@
 Legend: n images in a batch, Z latent size, A attributes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from itertools import starmap
 
 import numpy as np
 from jaxtyping import Float64, Int8
 
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
+from facevae.config import HELD_OUT_SPLITS
 
 
-def held_out_auc(batches: Iterable[LatentBatch], vectors: AttributeVectors) -> dict[str, float]:
-    """Area under the ROC curve of the projection z . v_k, by the name of each valid attribute.
+class HeldOutScores:
+    """Area under the ROC curve of the projection z . v_k, gathered batch by batch.
 
     It is the chance that a random image with the attribute projects further than a random one
-    without. Missing labels (0) and images whose latent is not finite are skipped; NaN where one
-    class has no image. Memory: 9 bytes an image and attribute.
+    without. Only images of held-out splits count; missing labels (0) and images whose latent is
+    not finite are skipped. Memory: 9 bytes per held-out image and attribute.
     """
-    directions = vectors.vectors[vectors.valid].astype(np.float64)
-    projections = [np.empty((0, len(directions)))]
-    labels = [np.empty((0, len(directions)), np.int8)]
-    for batch in batches:
-        finite = np.isfinite(batch.latents).all(axis=1)
-        projections.append(batch.latents[finite] @ directions.T)
-        labels.append(batch.attributes[finite][:, vectors.valid])
-    names = np.array(vectors.names)[vectors.valid]
-    columns = zip(np.concatenate(projections).T, np.concatenate(labels).T, strict=True)
-    return {
-        str(name): _auc(projection, label)
-        for name, (projection, label) in zip(names, columns, strict=True)
-    }
+
+    def __init__(self, vectors: AttributeVectors) -> None:
+        self._names = [n for n, valid in zip(vectors.names, vectors.valid, strict=True) if valid]
+        self._valid = vectors.valid
+        self._directions = vectors.vectors[vectors.valid].astype(np.float64)
+        self._projections = [np.empty((0, len(self._names)))]
+        self._labels = [np.empty((0, len(self._names)), np.int8)]
+
+    def add(self, batch: LatentBatch) -> None:
+        """Take what counts of a batch."""
+        chosen = np.isin(batch.split, HELD_OUT_SPLITS) & np.isfinite(batch.latents).all(axis=1)
+        self._projections.append(batch.latents[chosen] @ self._directions.T)
+        self._labels.append(batch.attributes[chosen][:, self._valid])
+
+    def auc(self) -> dict[str, float]:
+        """The area by the name of each valid attribute; NaN where one class has no image."""
+        projections, labels = np.concatenate(self._projections), np.concatenate(self._labels)
+        columns = zip(projections.T, labels.T, strict=True)
+        return dict(zip(self._names, starmap(_auc, columns), strict=True))
 
 
 def auc_mean(auc: Mapping[str, float]) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facevae.attributes.vector_file import read_vectors
+from facevae.attributes.hdf5 import read_vectors
 from facevae.benchmark.plain import PlainLoss
 from facevae.benchmark.training import Steps, batches_of, device, resident_batch
 from facevae.checkpoint import load_model

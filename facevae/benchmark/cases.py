@@ -14,7 +14,7 @@ import torch
 
 from facevae import runtime, storage
 from facevae.attributes.encode import plan_encoders
-from facevae.attributes.vector_file import VECTORS
+from facevae.attributes.hdf5 import VECTORS
 from facevae.benchmark import agreement, encoding, sharding, training
 from facevae.benchmark.agreement import Vectors
 from facevae.benchmark.bench import Bench

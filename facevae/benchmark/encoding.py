@@ -91,4 +91,4 @@ def _model(images: Images) -> VAE:
 
 
 def _encoded(images: Images, name: str) -> list[bytes]:
-    return shards.read_shard(images.shards, name).images
+    return shards.read_images(images.shards, name)

@@ -170,7 +170,7 @@ def batches_of(steps: Steps) -> Iterator[np.ndarray]:
     names = [shard.name for shard in shards.read_manifest(steps.shards).of_split("train")]
     while True:
         for name in names:
-            images = shards.read_shard(steps.shards, name).images
+            images = shards.read_images(steps.shards, name)
             for start in range(0, len(images), size):
                 pixels = decode_jpegs(images[start : start + size])
                 rest = pixels if rest is None else np.concatenate([rest, pixels])

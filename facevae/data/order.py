@@ -146,17 +146,14 @@ class ReadWindow:
         span = WindowSpan(*(int(batch[name][0]) for name in WindowSpan._fields))
         window = self._plan.window(span.epoch, span.number)
         chosen = window.order[self._share.places(span)]
-        images, rows = _read_groups(self._folder, window.groups)
-        return {"pixels": decode_jpegs([images[i] for i in chosen]), "row": rows[chosen]}
-
-
-def _read_groups(folder: str, groups: tuple[RowGroup, ...]) -> tuple[list[bytes], np.ndarray]:
-    """The encoded images of row groups, in the order given, and their rows in the split."""
-    images: list[bytes] = []
-    for group in groups:
-        images += shards.read_shard(folder, group.shard, [group.number]).images
-    rows = [np.arange(group.first_row, group.first_row + group.rows) for group in groups]
-    return images, np.concatenate(rows)
+        images: list[bytes] = []
+        for group in window.groups:
+            images += shards.read_images(self._folder, group.shard, [group.number])
+        rows = [np.arange(group.first_row, group.first_row + group.rows) for group in window.groups]
+        return {
+            "pixels": decode_jpegs([images[i] for i in chosen]),
+            "row": np.concatenate(rows)[chosen],
+        }
 
 
 def spread_images(
@@ -170,7 +167,7 @@ def spread_images(
     for shard in manifest.of_split(split):
         wanted = chosen[(chosen >= first) & (chosen < first + shard.rows)] - first
         if len(wanted):
-            stored = shards.read_shard(folder, shard.name).images
+            stored = shards.read_images(folder, shard.name)
             images += [stored[i] for i in wanted]
         first += shard.rows
     return decode_jpegs(images)

@@ -13,9 +13,11 @@ import ray
 from facevae import pixels, storage
 from facevae.config import CropBox, ShardingConfig, ShardsConfig, SourceConfig, Split
 from facevae.data import shards
+from facevae.data.drawn.source import SyntheticSource
 from facevae.data.images import BadImageError, encode_jpeg
 from facevae.data.shards import Manifest, Quarantined, Shard, ShardRows
-from facevae.data.sources import DrawnSource, FaceSource, ImageFolderSource
+from facevae.data.sources import FaceSource
+from facevae.data.sources.folder import ImageFolderSource
 from facevae.errors import UserError
 from facevae.progress import progress
 from facevae.runtime import LOST_PROCESS, errors_left_out
@@ -44,7 +46,7 @@ def make_source(config: SourceConfig, sharding: ShardingConfig) -> FaceSource:
         UserError: a folder or table is missing, empty or wrong.
     """
     if config.images is None:
-        return DrawnSource(config.drawn.count, config.drawn.seed)
+        return SyntheticSource(config.drawn.count, config.drawn.seed)
     assert config.attributes is not None, "SourceConfig checks it"
     return ImageFolderSource(
         storage.absolute(config.images),  # since Ray's tasks run in another folder

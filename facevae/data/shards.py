@@ -8,6 +8,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from jaxtyping import Int8
 
 from facevae import storage
 from facevae.config import Split
-from facevae.errors import UNREADABLE, UnreachableError, UserError
+from facevae.errors import UserError, refuse_damaged
 
 FORMAT_VERSION = 1
 DATA = "data"
@@ -134,35 +135,43 @@ def write_shard(folder: str, name: str, split: Split, rows: ShardRows, image_siz
         return Shard(name, split, count, path.stat().st_size, storage.file_digest(path))
 
 
-def read_shard(folder: str, name: str, row_groups: list[int] | None = None) -> ShardRows:
-    """The rows of a shard, or of some of its row groups.
+def read_shard(folder: str, name: str) -> ShardRows:
+    """The rows of a shard.
 
     Raises:
         UserError: the file is missing or damaged.
     """
     uri = shard_uri(folder, name)
-    columns = ("image_id", "image", "attributes")
-    try:
-        ids, images, labels = read_columns(uri, columns, row_groups)
-        if ids.type != pa.string() or images.type != pa.binary():
-            raise UserError(f"image_id and image hold {ids.type} and {images.type}")
-        rows = ShardRows(ids.to_pylist(), images.to_pylist(), matrix(labels, pa.int8()))
-        if not np.isin(rows.attributes, (-1, 0, 1)).all() or ids.null_count or images.null_count:
-            raise UserError("it has gaps, or labels beside -1, 0 and 1")
-    except FileNotFoundError as error:
-        raise UserError(f"no such shard: {uri}; make the shards again") from error
-    except UnreachableError:
-        raise
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"damaged shard {uri} ({reason}); copy the shards again, or make them anew"
-        ) from error
-    return rows
+    with _refuse_damaged(uri):
+        ids, images, labels = read_columns(uri, ("image_id", "image", "attributes"))
+        attributes = matrix(labels, pa.int8())
+        if not np.isin(attributes, (-1, 0, 1)).all():
+            raise ValueError("it has labels beside -1, 0 and 1")
+        return ShardRows(values(ids, pa.string()), values(images, pa.binary()), attributes)
+
+
+def read_images(folder: str, name: str, row_groups: Sequence[int] | None = None) -> list[bytes]:
+    """The encoded images of a shard, or of some of its row groups; no other column is fetched.
+
+    Raises:
+        UserError: the file is missing, or what is read of it is damaged.
+    """
+    uri = shard_uri(folder, name)
+    with _refuse_damaged(uri):
+        (images,) = read_columns(uri, ("image",), row_groups)
+        return values(images, pa.binary())
+
+
+def _refuse_damaged(uri: str) -> AbstractContextManager[None]:
+    return refuse_damaged(
+        f"damaged shard {uri}",
+        "copy the shards again, or make them anew",
+        missing=f"no such shard: {uri}; make the shards again",
+    )
 
 
 def read_columns(
-    uri: str, names: Sequence[str], row_groups: list[int] | None = None
+    uri: str, names: Sequence[str], row_groups: Sequence[int] | None = None
 ) -> list[pa.ChunkedArray]:
     """Columns of a Parquet file, or of some of its row groups, checked by its pages' checksums.
 
@@ -187,6 +196,18 @@ def read_columns(
     return [table.column(name) for name in names]
 
 
+def values(column: pa.ChunkedArray, kind: pa.DataType) -> list[Any]:
+    """A column of texts or bytes, as a list.
+
+    Raises:
+        ValueError: it is of another kind, or has gaps.
+    """
+    if column.type != kind or column.null_count:
+        raise ValueError(f"a column of {column.type}, where {kind} without gaps should be")
+    found: list[Any] = column.to_pylist()
+    return found
+
+
 def matrix(column: pa.ChunkedArray, kind: pa.DataType) -> np.ndarray:
     """A column of lists of one length, as a matrix.
 
@@ -199,8 +220,8 @@ def matrix(column: pa.ChunkedArray, kind: pa.DataType) -> np.ndarray:
     flat = whole.flatten()
     if whole.null_count or flat.null_count:
         raise ValueError("a column has gaps")
-    values: np.ndarray = flat.to_numpy(zero_copy_only=False)
-    return values.reshape(-1, whole.type.list_size)
+    flat_values: np.ndarray = flat.to_numpy(zero_copy_only=False)
+    return flat_values.reshape(-1, whole.type.list_size)
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:

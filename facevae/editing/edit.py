@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 
+from facevae.attributes.hdf5 import read_rows, rows_of, rows_without
 from facevae.attributes.latents import encode_pixels
-from facevae.attributes.vector_file import find_rows, read_rows, rows_of
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
 from facevae.config import EditingConfig
 from facevae.errors import UserError
@@ -29,7 +29,7 @@ def choose_faces(uri: str, editing: EditingConfig) -> LatentBatch:
     """
     if editing.image_ids is not None:
         return read_rows(uri, rows_of(uri, editing.image_ids))
-    rows = find_rows(uri, editing.attribute[0], label=-1)
+    rows = rows_without(uri, editing.attribute[0])
     if editing.preset == "facenet_smile":
         if len(rows) <= max(FACENET_FACES):
             raise UserError(

@@ -1,20 +1,20 @@
 """`attributes`: a model and shards to attribute vectors, scored on held-out images."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from facevae import figures, pictures, runtime, storage
 from facevae.attributes.encode import encode_shards, plan_encoders
+from facevae.attributes.hdf5 import VECTORS, write_hdf5
 from facevae.attributes.latents import read_latents
-from facevae.attributes.scores import auc_mean, held_out_auc
+from facevae.attributes.scores import HeldOutScores, auc_mean
 from facevae.attributes.statistics import AttributeStatistics, reduce_shards
-from facevae.attributes.vector_file import VECTORS, write_hdf5
-from facevae.attributes.vectors import AttributeVectors, mean_difference
+from facevae.attributes.vectors import AttributeVectors, LatentBatch, mean_difference
 from facevae.checkpoint import LoadedModel, ModelCard, load_model
-from facevae.config import HELD_OUT_SPLITS, AttributesConfig, Split
+from facevae.config import AttributesConfig, Split
 from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UserError
 from facevae.lease import one_driver
@@ -112,8 +112,15 @@ def _compute(
         )
         uri = storage.join(output, VECTORS)
         encoded = sum(part.count for part in by_split.values())
-        write_hdf5(uri, vectors, read_latents(output, manifest), encoded)
-        auc = held_out_auc(read_latents(output, manifest, *HELD_OUT_SPLITS), vectors)
+        scores = HeldOutScores(vectors)
+
+        def latents() -> Iterator[LatentBatch]:
+            for batch in read_latents(output, manifest):
+                scores.add(batch)
+                yield batch
+
+        write_hdf5(uri, vectors, latents(), encoded, log=run.file)
+        auc = scores.auc()
         metrics = {
             "images": float(encoded),
             "rejected": float(sum(part.rejected for part in by_split.values())),
@@ -189,5 +196,3 @@ def _publish(
         pictures.save_png(picture, storage.join(output, name))
         run.picture(name, picture)
     run.metrics(0, {key: value for key, value in metrics.items() if np.isfinite(value)})
-    with storage.local_copy(storage.join(output, VECTORS)) as path:
-        run.file(path)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from facevae import pictures, storage
-from facevae.attributes.vector_file import VECTORS, read_vectors
+from facevae.attributes.hdf5 import VECTORS, read_vectors
 from facevae.checkpoint import load_model
 from facevae.config import EditConfig
 from facevae.editing.edit import choose_faces, decode_strengths, kept_change

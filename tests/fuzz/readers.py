@@ -15,14 +15,15 @@ import torch
 from PIL import Image
 
 from facevae import checkpoint, cli
-from facevae.attributes import encode, latents, vector_file
+from facevae.attributes import encode, hdf5, latents
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.attributes.vectors import LatentBatch, mean_difference
 from facevae.config import ModelConfig
-from facevae.data import shards, tables
+from facevae.data import shards
 from facevae.data.drawn import drawn_face
 from facevae.data.images import decode_image, decode_jpegs, encode_jpeg
 from facevae.data.shards import Manifest, Shard, ShardRows
+from facevae.data.sources import tables
 from facevae.models import build_vae
 from facevae.models.perceptual_weights import read_weights
 
@@ -133,11 +134,10 @@ def _shards(folder: Path) -> Iterator[Reader]:
 
     def read_group(data: bytes) -> None:
         target.write_bytes(data)
-        found = shards.read_shard(str(folder), "damaged", [1])
-        assert _is_one_of(found, [ShardRows(*(column[256:512] for column in rows))])
+        assert shards.read_images(str(folder), "damaged", [1]) == rows.images[256:512]
 
     yield Reader("shard", corpus, read)
-    yield Reader("shard: row group", [whole], read_group)
+    yield Reader("shard: images of a row group", [whole], read_group)
     manifest = Manifest(
         NAMES, 64, (entry,), {"kind": "drawn"}, {"crop": "auto"}, {"truncated": 2}, False, "run"
     )
@@ -244,7 +244,7 @@ def _latents(folder: Path) -> Iterator[Reader]:
 
 def _vectors(folder: Path, vectors: Any, batch: LatentBatch) -> Reader:
     path = folder / "vectors.h5"
-    vector_file.write_hdf5(path, vectors, [batch], 40)
+    hdf5.write_hdf5(path, vectors, [batch], 40)
     ours = path.read_bytes()
     with h5py.File(path, "w") as file:  # as the original writes it
         file.create_dataset("fields", data=list(NAMES), dtype=h5py.string_dtype())
@@ -261,12 +261,12 @@ def _vectors(folder: Path, vectors: Any, batch: LatentBatch) -> Reader:
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        found = vector_file.read_vectors(path)
+        found = hdf5.read_vectors(path)
         size = found.vectors.shape
         assert size[0] == len(found.names) == len(found.valid) == len(found.positive_count)
         assert found.standard_errors.shape == size
-        rows = vector_file.find_rows(path, found.names[0])
-        some = vector_file.read_rows(path, rows[:5])
+        rows = hdf5.rows_without(path, found.names[0])
+        some = hdf5.read_rows(path, rows[:5])
         assert some.latents.shape == (len(rows[:5]), size[1])
         assert len(some.image_id) == len(some.split) == len(rows[:5])
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from facevae.attributes.vector_file import read_vectors
+from facevae.attributes.hdf5 import read_vectors
 from facevae.checkpoint import ModelCard, save_model
 from facevae.config import AttributesConfig, EditConfig, ModelConfig, ShardsConfig
 from facevae.data.shards import read_manifest

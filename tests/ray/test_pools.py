@@ -29,9 +29,9 @@ from facevae.attributes.encode import encode_shards, plan_encoders
 from facevae.checkpoint import LoadedModel, ModelCard
 from facevae.config import EncodingConfig, ModelConfig, ShardsConfig
 from facevae.data.batches import training_batches
+from facevae.data.drawn.source import SyntheticSource
 from facevae.data.order import Share, epoch_plan
 from facevae.data.sharding import make_shards
-from facevae.data.sources import DrawnSource
 from facevae.models import build_vae
 
 folder, pools = sys.argv[1], json.loads(sys.argv[2])
@@ -54,7 +54,7 @@ def places(name):
                    and actor["Address"]["NodeID"] in pool_of})
 
 
-class Marked(DrawnSource):
+class Marked(SyntheticSource):
     """Leaves a file for each node that loads a face."""
 
     def load(self, image_id):
@@ -82,7 +82,7 @@ loaded = LoadedModel(build_vae(model).eval(), ModelCard(model, 0, "s", "r"))
 encoding = EncodingConfig(gpu="no", batch_size=32, precision="fp32")
 encode_shards(settings.output, manifest, loaded, encoding, plan_encoders(encoding, nodes),
               folder + "/cpu")
-found["ReadAndEncodeShard"] = places("ReadAndEncodeShard")
+found["EncodeShard, CPU"] = places("EncodeShard")
 if "gpu" in pools:
     encoding = EncodingConfig(gpu="yes", batch_size=32, precision="fp32")
     try:
@@ -90,7 +90,8 @@ if "gpu" in pools:
                       folder + "/gpu")
     except Exception as error:  # where the logical GPU is no real one
         assert "CUDA" in str(error) or "NVIDIA" in str(error), error
-    found["EncodeShard"] = places("EncodeShard")
+    on_gpu = set(places("EncodeShard")) - set(found["EncodeShard, CPU"])
+    found["EncodeShard, GPU"] = sorted(on_gpu)
 
 
 def report(config):
@@ -155,16 +156,16 @@ def test_work_goes_to_its_pool(scene):
     assert sorted(found["nodes"], key=str) == [
         [2, 0, "data", True], [2, 0, None, True], [2, 1, "gpu", True],
     ]  # fmt: skip
-    for decoding in ("WriteShard", "ReadWindow", "ReadAndEncodeShard"):
+    for decoding in ("WriteShard", "ReadWindow", "EncodeShard, CPU"):
         assert found[decoding] == ["data"], decoding
-    assert found["EncodeShard"] == ["gpu"]
+    assert found["EncodeShard, GPU"] == ["gpu"]
     assert found["workers"] == ["gpu", "gpu"]
     assert found["to come"] == [[2, 1, "gpu"]]  # one of two is here, and the one of data
 
 
 def test_without_pools_all_work_runs_anywhere(scene):
     found = scene()
-    for work in ("WriteShard", "ReadWindow", "ReadAndEncodeShard"):
+    for work in ("WriteShard", "ReadWindow", "EncodeShard, CPU"):
         assert found[work] == ["None"], work
     assert set(found["workers"]) == {"None"}
     assert found["to come"] == [[2, 1, "gpu"], [2, 1, "gpu"], [2, 0, "data"]]

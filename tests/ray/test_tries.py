@@ -18,10 +18,10 @@ from facevae.attributes import encode as encode_module
 from facevae.attributes.encode import encode_shards, plan_encoders
 from facevae.checkpoint import LoadedModel, ModelCard
 from facevae.config import EncodingConfig, ModelConfig, ShardsConfig
+from facevae.data.drawn.source import SyntheticSource
 from facevae.data.images import decode_jpegs
 from facevae.data.sharding import make_shards
 from facevae.data.shards import read_manifest, read_shard
-from facevae.data.sources import DrawnSource
 from facevae.errors import UserError
 from facevae.models import build_vae
 from facevae.pixels import model_input
@@ -32,7 +32,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not im
 
 
 @dataclass(frozen=True)
-class PoisonedSource(DrawnSource):
+class PoisonedSource(SyntheticSource):
     """Drawn faces, one of which fails or kills who draws it, so many times."""
 
     poison: str = ""

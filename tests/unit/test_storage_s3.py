@@ -12,10 +12,10 @@ from botocore.exceptions import EndpointConnectionError
 from s3fs.core import S3File
 
 from facevae import storage
-from facevae.attributes.vector_file import read_rows, read_vectors, write_hdf5
+from facevae.attributes.hdf5 import read_rows, read_vectors, write_hdf5
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
 from facevae.data import shards
-from facevae.data.shards import ShardRows, read_shard, write_shard
+from facevae.data.shards import ShardRows, read_images, read_shard, write_shard
 from facevae.errors import UnreachableError, UserError
 
 
@@ -76,25 +76,28 @@ def fetched(monkeypatch):
             sizes.append(total)
 
     monkeypatch.setattr(storage, "open_to_read", counting)
-    monkeypatch.setattr("facevae.attributes.vector_file.open_to_read", counting)
+    monkeypatch.setattr("facevae.attributes.hdf5.open_to_read", counting)
     return sizes
 
 
-def test_a_row_group_of_a_shard_is_all_that_travels(s3, fetched):
+def test_the_images_of_a_row_group_are_all_that_travels(s3, fetched):
     rng = np.random.default_rng(0)
     count = 4 * shards.ROWS_PER_GROUP
     images = [rng.bytes(2_000) for _ in range(count)]
     labels = rng.integers(-1, 2, (count, 40)).astype(np.int8)
-    rows = ShardRows([f"{i:04d}" for i in range(count)], images, labels)
+    rows = ShardRows([f"{i:01000d}" for i in range(count)], images, labels)
     shard = write_shard(s3, "train-00000", "train", rows, 64)
-    third = slice(2 * shards.ROWS_PER_GROUP, 3 * shards.ROWS_PER_GROUP)
-    read = read_shard(s3, "train-00000", [2])
-    assert read.images == images[third]
-    np.testing.assert_array_equal(read.attributes, labels[third])
-    assert 0.25 * shard.bytes < fetched[0] < 0.35 * shard.bytes
-    assert read_shard(s3, "train-00000").images == images
-    with pytest.raises(UserError, match=r"no such shard: s3://.*make the shards again"):
-        read_shard(s3, "train-00001")
+    read = read_images(s3, "train-00000", [2])
+    assert read == images[2 * shards.ROWS_PER_GROUP : 3 * shards.ROWS_PER_GROUP]
+    # Also the end of the file, which says where the columns lie.
+    assert 256 * 2_000 < fetched[0] < 256 * 2_000 + 100_000
+    assert fetched[0] < 0.8 * shard.bytes / 4
+    whole = read_shard(s3, "train-00000")
+    assert whole.images == images
+    np.testing.assert_array_equal(whole.attributes, labels)
+    for read_missing in (read_shard, read_images):
+        with pytest.raises(UserError, match=r"no such shard: s3://.*make the shards again"):
+            read_missing(s3, "train-00001")
 
 
 def test_rows_of_a_vector_file_are_read_without_the_rest(s3, fetched):
@@ -119,7 +122,9 @@ def test_rows_of_a_vector_file_are_read_without_the_rest(s3, fetched):
         labels_digest="",
     )
     uri = f"{s3}/attribute_vectors.h5"
-    write_hdf5(uri, vectors, [batch], count)
+    logged = []
+    write_hdf5(uri, vectors, [batch], count, lambda path: logged.append(path.read_bytes()))
+    assert logged == [storage.read_bytes(uri)]  # from here, not fetched again
     np.testing.assert_array_equal(read_vectors(uri).vectors, vectors.vectors)
     np.testing.assert_array_equal(read_rows(uri, [7, 5]).latents, batch.latents[[7, 5]])
     whole = len(storage.read_bytes(uri))
@@ -198,4 +203,4 @@ def test_a_shard_in_a_store_that_goes_is_not_called_damaged(s3, monkeypatch):
 
     monkeypatch.setattr(S3File, "_fetch_range", go)
     with pytest.raises(UnreachableError, match=r"cannot reach s3://.*internal error"):
-        read_shard(s3, "train-00000")
+        read_images(s3, "train-00000")

@@ -5,8 +5,13 @@ import zipfile
 import numpy as np
 import pytest
 
-from facevae.attributes.encode import _read_arrays, plan_encoders
+from facevae.attributes import encode
+from facevae.attributes.encode import plan_encoders
+from facevae.attributes.latents import write_latents
+from facevae.attributes.statistics import AttributeStatistics
+from facevae.attributes.vectors import LatentBatch
 from facevae.config import EncodingConfig
+from facevae.data.shards import Shard
 from facevae.errors import UserError
 from facevae.runtime import POOL_LABEL, Node
 
@@ -58,10 +63,14 @@ def test_what_does_not_fit_is_refused(config, nodes, message):
 
 @pytest.mark.parametrize("content", [b"no array", b""])
 def test_a_member_that_is_no_array_makes_the_statistics_damaged(tmp_path, capsys, content):
-    path = tmp_path / "shard.npz"
-    np.savez(path, count=np.array(3))
-    assert _read_arrays(str(path)) == {"count": 3}
+    output, shard = str(tmp_path), Shard("train-00000", "train", 1, 0, "digest")
+    latents, labels = np.ones((1, 2), np.float32), np.ones((1, 3), np.int8)
+    write_latents(output, shard.name, LatentBatch(["a.jpg"], ["train"], latents, labels))
+    statistics = AttributeStatistics.of_batch(latents, latents, labels)
+    encode._write_statistics(output, shard.name, "digest", statistics)
+    assert encode._finished(output, shard).by_split["train"].count == 1
+    path = encode.statistics_uri(output, shard.name)
     with zipfile.ZipFile(path, "a") as file:
-        file.writestr("mean.npy", content)
-    assert _read_arrays(str(path)) is None
+        file.writestr("more.npy", content)
+    assert encode._finished(output, shard) is None
     assert f"{path} is damaged" in capsys.readouterr().err

@@ -4,18 +4,13 @@ import h5py
 import numpy as np
 import pytest
 
-from facevae.attributes import global_heaps
-from facevae.attributes.global_heaps import SIGNATURE, check_global_heaps
+from facevae.attributes.global_heaps import SIGNATURE, check_heaps_of
 
 
 def _file(texts: list[str], **options) -> bytes:
-    """Texts in a data set; one without data has them in an attribute."""
     content = io.BytesIO()
-    options = {"data": texts, **options}
     with h5py.File(content, "w") as file:
-        if options["data"] is None:
-            file.attrs["words"] = texts
-        file.create_dataset("texts", dtype=h5py.string_dtype(), **options)
+        file.create_dataset("texts", data=texts, dtype=h5py.string_dtype(), **options)
         file.create_dataset("numbers", data=np.arange(1000))
     return content.getvalue()
 
@@ -23,7 +18,7 @@ def _file(texts: list[str], **options) -> bytes:
 def _check(content: bytes) -> None:
     file = io.BytesIO(content)
     with h5py.File(file, "r") as opened:
-        check_global_heaps(opened, file)
+        check_heaps_of(opened["texts"], file)
 
 
 @pytest.mark.parametrize("texts", [["a"], [""] * 50, ["x" * n for n in range(300)], ["y" * 70_000]])
@@ -35,30 +30,31 @@ def test_what_the_library_writes_passes(texts):
         assert file["texts"].asstr()[:].tolist() == texts
 
 
-@pytest.mark.parametrize("options", [{}, {"chunks": (1,)}, {"data": None, "shape": (2,)}])
-def test_an_object_without_size_is_found(options):
-    """The library would read such a file for ever."""
-    good = _file(["one", "two"], **options)
+@pytest.mark.parametrize(("first", "size"), [(0, 0), (0, 8), (1, 1 << 40), (1, (1 << 64) - 1)])
+def test_an_object_that_cannot_be_stepped_over_is_found(first, size):
+    """With free space of no size the library would read such a file for ever."""
+    good = _file(["one", "two"])
     place = good.index(SIGNATURE)
     bad = bytearray(good)
-    bad[place + 16 : place + 32] = bytes(16)
+    bad[place + 16 : place + 18] = first.to_bytes(2, "little")
+    bad[place + 24 : place + 32] = size.to_bytes(8, "little")
     with pytest.raises(ValueError, match=f"at byte {place} is damaged"):
         _check(bytes(bad))
 
 
-def test_an_object_beyond_its_heap_is_found():
-    good = _file(["one"])
+@pytest.mark.parametrize("size", [0, 15, 17 << 20, 1 << 40])
+def test_a_heap_of_an_impossible_size_is_found(size):
+    good = _file(["one", "two"]) + bytes(32 << 20)
     place = good.index(SIGNATURE)
     bad = bytearray(good)
-    bad[place + 24 : place + 32] = (1 << 40).to_bytes(8, "little")
-    with pytest.raises(ValueError, match="is damaged"):
+    bad[place + 8 : place + 16] = size.to_bytes(8, "little")
+    with pytest.raises(ValueError, match=f"at byte {place} is damaged"):
         _check(bytes(bad))
 
 
-def test_a_head_across_two_pieces_is_found(monkeypatch):
-    monkeypatch.setattr(global_heaps, "CHUNK", 10)
-    content = bytes(6) + SIGNATURE + bytes(30) + SIGNATURE
-    assert global_heaps._places(io.BytesIO(content)) == [6, 44]
+def test_texts_in_pieces_are_refused():
+    with pytest.raises(ValueError, match="do not lie in one piece"):
+        _check(_file(["one", "two"], chunks=(1,)))
 
 
 def test_only_heaps_are_read_where_they_are_known():
@@ -82,5 +78,5 @@ def test_only_heaps_are_read_where_they_are_known():
             return found
 
     with h5py.File(file := Counting(content.getvalue()), "r") as opened:
-        check_global_heaps(opened, file)
+        check_heaps_of(opened["texts"], file)
     assert read < 50_000

@@ -13,7 +13,7 @@ PROGRAM = """
 import resource, sys
 import numpy as np
 from facevae.attributes.statistics import AttributeStatistics, ShardStatistics, reduce_shards
-from facevae.attributes.vector_file import write_hdf5
+from facevae.attributes.hdf5 import write_hdf5
 from facevae.attributes.vectors import LatentBatch, mean_difference
 
 rows, size, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from facevae.attributes.scores import auc_mean, held_out_auc
+from facevae.attributes.scores import HeldOutScores, auc_mean
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.attributes.vectors import LatentBatch, mean_difference
 
@@ -17,10 +17,13 @@ def _vectors(latents, labels, min_count=1):
     return mean_difference(statistics, NAMES, min_count)
 
 
-def _batches(latents, labels, size=1000):
+def _auc(latents, labels, vectors, size=1000):
+    """The areas of images that come in batches, in turn of both held-out splits."""
+    scores = HeldOutScores(vectors)
     for start in range(0, len(latents), size):
         z, t = latents[start : start + size], labels[start : start + size]
-        yield LatentBatch([""] * len(z), ["test"] * len(z), z, t)
+        scores.add(LatentBatch([""] * len(z), ["val" if start % 2 else "test"] * len(z), z, t))
+    return scores.auc()
 
 
 def _world(images, seed, distance=1.5):
@@ -34,7 +37,7 @@ def _world(images, seed, distance=1.5):
 
 def test_gaussian_classes_give_the_known_auc():
     """Classes D deviations apart: AUC = Phi(D / sqrt(2))."""
-    auc = held_out_auc(_batches(*_world(20_000, 1)), _vectors(*_world(20_000, 0)))
+    auc = _auc(*_world(20_000, 1), _vectors(*_world(20_000, 0)))
     assert list(auc) == list(NAMES)
     assert auc["Smiling"] == pytest.approx(norm.cdf(1.5 / np.sqrt(2)), abs=0.01)
     assert auc_mean(auc) == pytest.approx(np.mean(list(auc.values())))
@@ -47,14 +50,22 @@ def test_missing_labels_and_broken_latents_are_skipped():
     latents[10] = np.nan
     used = np.flatnonzero((labels[:, 0] != 0) & np.isfinite(latents).all(axis=1))
     expected = roc_auc_score(labels[used, 0], latents[used] @ vectors.vectors[0])
-    found = held_out_auc(_batches(latents, labels, 7), vectors)
+    found = _auc(latents, labels, vectors, 7)
     assert found["Smiling"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_images_that_vectors_came_from_do_not_count():
+    latents, labels = _world(100, 1)
+    vectors = _vectors(*_world(100, 0))
+    scores = HeldOutScores(vectors)
+    scores.add(LatentBatch([""] * 100, ["train"] * 50 + ["val"] * 50, latents, labels))
+    assert scores.auc() == _auc(latents[50:], labels[50:], vectors)
 
 
 def test_one_class_has_no_auc_and_does_not_enter_the_mean():
     latents, labels = _world(100, 1)
     labels[:, 1] = 1
-    auc = held_out_auc(_batches(latents, labels), _vectors(*_world(100, 0)))
+    auc = _auc(latents, labels, _vectors(*_world(100, 0)))
     assert np.isnan(auc["Male"])
     assert auc_mean(auc) == auc["Smiling"]
 
@@ -62,11 +73,11 @@ def test_one_class_has_no_auc_and_does_not_enter_the_mean():
 def test_invalid_attributes_are_left_out():
     latents, labels = _world(100, 0)
     labels[:, 0] = -1
-    assert list(held_out_auc(_batches(latents, labels), _vectors(latents, labels))) == ["Male"]
+    assert list(_auc(latents, labels, _vectors(latents, labels))) == ["Male"]
 
 
 def test_no_images_give_nan():
-    auc = held_out_auc([], _vectors(*_world(100, 0)))
+    auc = HeldOutScores(_vectors(*_world(100, 0))).auc()
     assert np.isnan(list(auc.values())).all()
     assert np.isnan(auc_mean(auc))
 
@@ -77,7 +88,7 @@ def test_ties_count_half_as_in_scikit_learn():
     labels = random.choice(np.array([-1, 0, 1], np.int8), (200, 2))
     vectors = _vectors(latents, labels)
     vectors.vectors[:] = np.eye(2, 6)
-    found = held_out_auc(_batches(latents, labels), vectors)
+    found = _auc(latents, labels, vectors)
     for number, name in enumerate(NAMES):
         used = labels[:, number] != 0
         expected = roc_auc_score(labels[used, number], latents[used, number])

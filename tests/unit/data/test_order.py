@@ -8,7 +8,7 @@ from PIL import Image
 
 from facevae.data.images import decode_jpegs, encode_jpeg
 from facevae.data.order import EpochPlan, ReadWindow, RowGroup, Share, epoch_plan, spread_images
-from facevae.data.shards import Manifest, ShardRows, read_shard, write_shard
+from facevae.data.shards import Manifest, ShardRows, read_images, write_shard
 
 
 def plan(seed: int = 3) -> EpochPlan:
@@ -111,7 +111,7 @@ def test_windows_hold_the_pixels_of_their_rows(folder, monkeypatch):
     assert order.rows == 340
     share = Share(1, 2, 20, 40, 800)  # two epochs and a bit, N no multiple of 2 x 20
     read = ReadWindow(uri, order, share)
-    stored = [i for shard in manifest.shards for i in read_shard(uri, shard.name).images]
+    stored = [i for shard in manifest.shards for i in read_images(uri, shard.name)]
     got = [
         read({key: np.array([value]) for key, value in span._asdict().items()})
         for span in order.spans(share.start, share.stop)
@@ -127,7 +127,7 @@ def test_windows_hold_the_pixels_of_their_rows(folder, monkeypatch):
 
 def test_spread_images_are_the_same_every_time_and_cover_the_split(folder):
     uri, manifest = folder
-    stored = [i for shard in manifest.shards for i in read_shard(uri, shard.name).images]
+    stored = [i for shard in manifest.shards for i in read_images(uri, shard.name)]
     for count, rows in ((1, [0]), (4, [0, 113, 226, 339]), (1000, range(340))):
         expected = decode_jpegs([stored[i] for i in rows])
         np.testing.assert_array_equal(spread_images(uri, manifest, "train", count), expected)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from facevae.attributes.vector_file import write_hdf5
+from facevae.attributes.hdf5 import write_hdf5
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
 from facevae.config import EditingConfig, ModelConfig
 from facevae.editing.edit import FACENET_FACES, choose_faces, decode_strengths, kept_change

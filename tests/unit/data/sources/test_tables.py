@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from facevae.data.tables import read_identities, read_label_table, read_partition
+from facevae.data.sources.tables import read_identities, read_label_table, read_partition
 from facevae.errors import UserError
 
 CELEBA = "3\nSmiling Male\na.jpg  1 -1\nb.jpg -1 -1\nc.jpg -1  1\n"

@@ -1,0 +1,342 @@
+"""The HDF5 file of attribute vectors and of the latents they came from.
+
+It has the names and shapes of the original's `attribute_vectors.h5` (see `write_hdf5`), so each
+reads the other's; ours adds what the vectors came from, how sure they are, and image names.
+
+Legend: N images in the data set, n in a batch, Z latent size, A attributes.
+"""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import h5py
+import numpy as np
+from jaxtyping import Int64
+
+from facevae.attributes.global_heaps import check_heaps_of
+from facevae.attributes.vectors import AttributeVectors, LatentBatch, index_of
+from facevae.errors import UserError, refuse_damaged
+from facevae.storage import atomic_file, open_to_read
+
+VECTORS = "attribute_vectors.h5"
+"""the file of a run's vectors in its output folder"""
+FORMAT_VERSION = 1
+TEXTS_PER_WRITE = 1 << 16
+BLOCK_BYTES = 1 << 20
+"""what is fetched at once from an object store: HDF5 reads many small pieces"""
+MOST_COMPRESSED = 1100
+"""how much larger data can be than their file: deflate's best"""
+_DIGESTS = ("model_digest", "shards_digest", "labels_digest")
+
+
+def write_hdf5(
+    uri: str | Path,
+    vectors: AttributeVectors,
+    batches: Iterable[LatentBatch],
+    count: int,
+    log: Callable[[Path], None] | None = None,
+) -> None:
+    """Write vectors and `count` images; a batch of latents and a block of names are in memory.
+
+    As the original: `latent_vars` f64 [N,Z], `attributes` f64 [N,A] in {-1, 0, +1}, `fields` [A]
+    strings, `attribute_vectors` f32 [A,Z]. Ours: `image_ids` and `splits` [N] strings,
+    `positive_count`, `negative_count` i64 [A], `standard_errors` f32 [A,Z], `valid` bool [A]; file
+    attributes `method`, the three digests and `format_version`. The same images give the same
+    bytes, however they are cut into batches. Nothing is left behind if a batch fails.
+
+    `log` is called with the whole file, under its own name in a local folder, before it goes to
+    `uri`.
+
+    Raises:
+        UserError: the batches do not hold `count` images, or the disk is full.
+    """
+    with atomic_file(str(uri)) as path:
+        with _DeferredErrors(path, "w+b") as raw:
+            with h5py.File(raw, "w") as file:
+                _write_vectors(file, vectors)
+                for _ in _write_images(uri, file, vectors.vectors.shape, batches, count):
+                    raw.check()
+            raw.check()
+        if log is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                named = Path(folder) / Path(uri).name
+                named.symlink_to(path)
+                log(named)
+
+
+def _write_vectors(file: h5py.File, vectors: AttributeVectors) -> None:
+    for name in ("method", *_DIGESTS):
+        # Of fixed length: where a text of an attribute lies in a heap, the library does not tell.
+        file.attrs[name] = np.bytes_(getattr(vectors, name))
+    file.attrs["format_version"] = FORMAT_VERSION
+    file.create_dataset("fields", data=list(vectors.names), dtype=h5py.string_dtype())
+    file.create_dataset("attribute_vectors", data=vectors.vectors)
+    for name in ("positive_count", "negative_count", "standard_errors", "valid"):
+        file.create_dataset(name, data=getattr(vectors, name))
+
+
+def _write_images(
+    uri: str | Path,
+    file: h5py.File,
+    shape: tuple[int, ...],
+    batches: Iterable[LatentBatch],
+    count: int,
+) -> Iterator[None]:
+    """Write `count` images; yields after each batch."""
+    attributes, size = shape
+    latents = file.create_dataset("latent_vars", (count, size), np.float64)
+    labels = file.create_dataset("attributes", (count, attributes), np.float64)
+    texts = [file.create_dataset(n, (count,), h5py.string_dtype()) for n in ("image_ids", "splits")]
+    waiting: tuple[list[str], list[str]] = [], []
+    done = 0
+    for batch in batches:
+        rows = slice(done, done + len(batch.image_id))
+        done = rows.stop
+        if done > count:
+            break
+        latents[rows], labels[rows] = batch.latents, batch.attributes
+        waiting[0].extend(batch.image_id)
+        waiting[1].extend(batch.split)
+        # The places of texts in the file follow the writes: blocks of one size, whatever the batch.
+        while len(waiting[0]) >= TEXTS_PER_WRITE or (waiting[0] and done == count):
+            first = done - len(waiting[0])
+            for dataset, column in zip(texts, waiting, strict=True):
+                block = column[:TEXTS_PER_WRITE]
+                dataset[first : first + len(block)] = block
+                del column[:TEXTS_PER_WRITE]
+        yield
+    if done != count:
+        raise UserError(
+            f"expected latents of {count} images for {uri}, found "
+            f"{done if done < count else 'more'}; did the shards change meanwhile? Run it again"
+        )
+
+
+class _DeferredErrors(io.FileIO):
+    """A file that keeps its first failure to write, and drops what is written after it.
+
+    A write that fails while HDF5 closes a file, as on a full disk, leaves HDF5 in a state in which
+    it later ends the whole process (h5py 3.16, HDF5 2.0).
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        while rest and self.error is None:
+            rest = rest[self._attempt(super().write, rest) :]
+        return memoryview(data).nbytes
+
+    def truncate(self, size: int | None = None) -> int:
+        return self._attempt(super().truncate, size)
+
+    def _attempt(self, act: Callable[[Any], int], argument: Any) -> int:
+        try:
+            return act(argument)
+        except OSError as error:
+            self.error = self.error or error
+            return 0
+
+    def check(self) -> None:
+        """Raise the failure, if there was one."""
+        if self.error:
+            raise self.error
+
+
+class _Opened(NamedTuple):
+    """An HDF5 file and its bytes."""
+
+    file: h5py.File
+    content: BinaryIO
+
+    def texts(self, name: str) -> list[str]:
+        """The texts of a data set, once it is sure that reading them ends."""
+        dataset = self.file[name]
+        if dataset.dtype.kind == "O":
+            check_heaps_of(dataset, self.content)
+        return [str(value) for value in dataset.asstr()[:]]
+
+    def attribute(self, name: str, default: Any) -> Any:
+        """A number or text that belongs to the file."""
+        if name not in self.file.attrs:
+            return default
+        if self.file.attrs.get_id(name).dtype.kind not in "iuS":
+            raise ValueError(f"{name} is neither a whole number nor a text of fixed length")
+        value = self.file.attrs[name]
+        return value.decode() if isinstance(value, bytes) else value
+
+    def image_ids(self) -> list[str]:
+        """Image names by row; padded row numbers, which sort alike, where the file has none."""
+        if "image_ids" in self.file:
+            return self.texts("image_ids")
+        count = len(self.file["latent_vars"])
+        return [f"{row:0{len(str(count))}d}" for row in range(count)]
+
+    def splits(self) -> list[str]:
+        """The split of each row; "" where the file has none."""
+        if "splits" in self.file:
+            return self.texts("splits")
+        return [""] * len(self.file["latent_vars"])
+
+
+def read_vectors(uri: str | Path) -> AttributeVectors:
+    """The vectors of a file, ours or the original's.
+
+    The original keeps no counts, errors and digests: counts are taken from its labels, errors are
+    NaN and digests empty.
+
+    Raises:
+        UserError: the file is missing, cut short, or holds something else.
+    """
+    with _opened(uri) as opened:
+        file, names = opened.file, tuple(opened.texts("fields"))
+        directions = file["attribute_vectors"][:].astype(np.float32)
+        if "valid" in file:
+            positive, negative = file["positive_count"][:], file["negative_count"][:]
+            errors, valid = file["standard_errors"][:], file["valid"][:]
+        else:
+            positive, negative = _label_counts(file["attributes"])
+            errors = np.full_like(directions, np.nan)
+            valid = np.isfinite(directions).all(axis=1)
+        return AttributeVectors(
+            names=names,
+            vectors=directions,
+            positive_count=positive,
+            negative_count=negative,
+            standard_errors=errors,
+            valid=valid,
+            method=str(opened.attribute("method", "mean_difference")),
+            **{digest: str(opened.attribute(digest, "")) for digest in _DIGESTS},
+        )
+
+
+def rows_without(uri: str | Path, attribute: str) -> Int64[np.ndarray, " n"]:
+    """Rows of the images labelled -1 for the attribute, sorted by image name.
+
+    With Smiling, entry k is the k-th face without a smile, which the original edits.
+
+    Raises:
+        UserError: there is no such attribute, or the file is not ours.
+    """
+    with _opened(uri) as opened:
+        index = index_of(attribute, opened.texts("fields"))
+        chosen = np.flatnonzero(opened.file["attributes"][:, index] == -1)
+        names = opened.image_ids()
+    return np.array(sorted(chosen, key=lambda row: names[row]), dtype=np.int64)
+
+
+def rows_of(uri: str | Path, image_ids: Sequence[str]) -> Int64[np.ndarray, " n"]:
+    """Rows of the named images, in the order asked for.
+
+    Raises:
+        UserError: there is no such image.
+    """
+    with _opened(uri) as opened:
+        names = opened.image_ids()
+    rows = {name: row for row, name in enumerate(names)}
+    for name in image_ids:
+        if name not in rows:
+            raise UserError(
+                f"no image {name!r} in {uri}: its {len(rows)} images run from "
+                f"{min(names, default='')!r} to {max(names, default='')!r}; choose one of them"
+            )
+    return np.array([rows[name] for name in image_ids], dtype=np.int64)
+
+
+def read_rows(uri: str | Path, rows: Sequence[int] | Int64[np.ndarray, " n"]) -> LatentBatch:
+    """Some images of a file, in the order asked for; nothing else is read of latents and labels.
+
+    Latents are f64 as stored. A file of the original knows no image names and splits: zero-padded
+    row numbers and "" stand in.
+
+    Raises:
+        UserError: a row is out of range, or the file is not ours.
+    """
+    with _opened(uri) as opened:
+        file, count = opened.file, len(opened.file["latent_vars"])
+        if outside := [row for row in rows if not 0 <= row < count]:
+            raise UserError(f"no row {outside[0]} in {uri}: it has rows 0 to {count - 1}")
+        wanted, order = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
+        names, splits = opened.image_ids(), opened.splits()
+        return LatentBatch(
+            [names[row] for row in rows],
+            [splits[row] for row in rows],
+            file["latent_vars"][wanted][order],
+            file["attributes"][wanted][order].astype(np.int8),
+        )
+
+
+@contextlib.contextmanager
+def _opened(uri: str | Path) -> Iterator[_Opened]:
+    """The file, open, holding at least the original's four data sets in matching shapes."""
+    with (
+        refuse_damaged(
+            f"cannot read attribute vectors from {uri}: not an HDF5 file, or damaged",
+            "compute them again",
+            missing=f"no attribute vectors at {uri}; compute them first, or correct the path",
+        ),
+        open_to_read(str(uri), BLOCK_BYTES) as content,
+        h5py.File(content, "r") as file,
+    ):
+        opened = _Opened(file, content)
+        _check_layout(uri, opened)
+        yield opened
+
+
+def _check_layout(uri: str | Path, opened: _Opened) -> None:
+    """Refuse a file of another kind or of a later version, and one that would not fit in memory."""
+    version = int(opened.attribute("format_version", FORMAT_VERSION))
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{uri} has format version {version}, this program reads up to {FORMAT_VERSION}; "
+            "update facevae"
+        )
+    file = opened.file
+    needed = ("fields", "attribute_vectors", "latent_vars", "attributes")
+    if missing := [name for name in needed if not isinstance(file.get(name), h5py.Dataset)]:
+        raise UserError(
+            f"expected attribute vectors in {uri}, found no data set {missing[0]!r}; give a file "
+            "that facevae or the original wrote"
+        )
+    (attributes, size), (images, _) = (
+        (*file[name].shape, 0, 0)[:2] for name in ("attribute_vectors", "latent_vars")
+    )
+    shapes = {
+        **dict.fromkeys(("fields", "positive_count", "negative_count", "valid"), (attributes,)),
+        **dict.fromkeys(("attribute_vectors", "standard_errors"), (attributes, size)),
+        **dict.fromkeys(("image_ids", "splits"), (images,)),
+        "latent_vars": (images, size),
+        "attributes": (images, attributes),
+    }
+    room = file.id.get_filesize()
+    for name, shape in shapes.items():
+        if name not in file:
+            continue
+        dataset = file[name]
+        if dataset.shape != shape:
+            raise UserError(
+                f"{name} in {uri} has the shape {dataset.shape}, expected {shape} beside the "
+                "others; compute it again, or give a file that facevae or the original wrote"
+            )
+        if dataset.nbytes > room * (MOST_COMPRESSED if dataset.chunks else 1):
+            raise UserError(
+                f"{uri} is damaged: it says that {name} has the shape {shape}, and is far too "
+                "small for it; compute it again"
+            )
+        is_text = h5py.check_string_dtype(dataset.dtype) is not None
+        should_be_text = name in ("fields", "image_ids", "splits")
+        if is_text != should_be_text or (not is_text and dataset.dtype.kind not in "biuf"):
+            raise ValueError(f"{name} holds {dataset.dtype}")
+
+
+def _label_counts(labels: h5py.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of +1 and of -1 per attribute, int64 [A] each, read in slices."""
+    counts = np.zeros((2, labels.shape[1]), np.int64)
+    for start in range(0, len(labels), 8192):
+        part = labels[start : start + 8192]
+        counts += [(part == sign).sum(axis=0) for sign in (1, -1)]
+    return counts[0], counts[1]
