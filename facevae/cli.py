@@ -141,17 +141,15 @@ def run_verb(name: str, arguments: Sequence[str]) -> int:
 
 def submit_verb(words: Sequence[str]) -> int:
     """Run `facevae submit ...`; returns the job's exit code, or 2 for the user's mistakes."""
-    from facevae.submission.options import USAGE, read_options
+    from facevae.submission import command
 
     if list(words) in ([], ["-h"], ["--help"]):
-        print(USAGE)
+        print(command.options_parser().format_help())
         return 0 if words else 2
     try:
-        options = read_options(words)
-        config = parse(options.verb, options.arguments) if options.verb else None
-        from facevae.submission import commands  # imports Ray, which takes seconds
-
-        return commands.run(options, config)
+        options = command.read_options(words)
+        config = parse(options.command, options.arguments) if options.command else None
+        return command.run(options, config)
     except UserError as error:
         print(f"facevae submit: {error}", file=sys.stderr)
         return 2

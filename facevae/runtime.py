@@ -147,10 +147,8 @@ def errors_left_out() -> Iterator[None]:
 
 def nodes() -> list[Node]:
     """Every living node, and those that the autoscaler could still add."""
-    living = [node for node in ray.nodes() if node["Alive"]]
-    here = [node_of(node["Resources"], node["Labels"] or {}) for node in living]
-    groups = [(node["Labels"] or {}).get(GROUP_LABEL) for node in living]
-    return here + nodes_to_come(node_groups(), here, groups)
+    living = [(node["Resources"], node["Labels"] or {}) for node in ray.nodes() if node["Alive"]]
+    return planned_nodes(living, node_groups())
 
 
 def node_of(resources: Mapping[str, float], labels: Mapping[str, str]) -> Node:
@@ -165,31 +163,34 @@ def node_of(resources: Mapping[str, float], labels: Mapping[str, str]) -> Node:
     )
 
 
-def nodes_to_come(
-    groups: Iterable[NodeGroup], here: Sequence[Node], group_of: Sequence[str | None]
+def planned_nodes(
+    living: Sequence[tuple[Mapping[str, float], Mapping[str, str]]], groups: Iterable[NodeGroup]
 ) -> list[Node]:
-    """The nodes that groups may still get, beside those that are here.
+    """The living nodes, and those that groups may still get beside them.
+
+    A living node whose label does not tell its group counts in the first group of its pool and
+    size.
 
     Args:
+        living: resources and labels of each living node, as Ray tells them.
         groups: the groups of the cluster.
-        here: the living nodes.
-        group_of: the group of each living node; none where its label does not tell, and it then
-            counts as one of the first group of its pool and size.
     """
-    taken = Counter(group_of)
-    strays = [node for node, group in zip(here, group_of, strict=True) if group is None]
-    to_come = []
+    here = [node_of(resources, labels) for resources, labels in living]
+    members = Counter(labels.get(GROUP_LABEL) for _, labels in living)
+    unlabelled = Counter(
+        (node.pool, node.cpus, node.gpus)
+        for node, (_, labels) in zip(here, living, strict=True)
+        if GROUP_LABEL not in labels
+    )
+    pending = []
     for group in groups:
         pool = next((p for p in POOLS if group.name == p or group.name.startswith(f"{p}-")), None)
         node = node_of(group.resources, {POOL_LABEL: pool} if pool else {})._replace(is_here=False)
-        most = MANY if group.most < 0 else group.most
-        missing = most - taken[group.name]
-        alike = [s for s in strays if (s.pool, s.cpus, s.gpus) == (pool, node.cpus, node.gpus)]
-        for stray in alike[: max(missing, 0)]:
-            strays.remove(stray)
-            missing -= 1
-        to_come += [node] * missing
-    return to_come
+        missing = max((MANY if group.most < 0 else group.most) - members[group.name], 0)
+        alike = min(unlabelled[pool, node.cpus, node.gpus], missing)
+        unlabelled[pool, node.cpus, node.gpus] -= alike
+        pending += [node] * (missing - alike)
+    return here + pending
 
 
 def node_groups() -> list[NodeGroup]:

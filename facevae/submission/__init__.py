@@ -1,1 +1,1 @@
-"""A verb as a job of a Ray cluster: sent over HTTP, followed, stopped and found again."""
+"""A command as a job of a Ray cluster: sent over HTTP, followed, stopped and found again."""

@@ -21,7 +21,6 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from facevae import storage
-from facevae.submission import cluster as submission
 from tests.end_to_end.browser import CHROMIUM, screenshot
 
 REPOSITORY = Path(__file__).parents[2]
@@ -136,10 +135,11 @@ def test_runs_name_those_whose_results_they_used(runs):
 
 
 def test_jobs_runs_and_checkpoints_name_each_other(rehearsal, runs):
-    job = submission.Cluster(submission.cluster_address(None, rehearsal)).job("second")
-    assert job is not None
+    headers = {"Authorization": f"Bearer {rehearsal['RAY_AUTH_TOKEN']}"}
+    address = f"{rehearsal['RAY_API_SERVER_ADDRESS']}/api/jobs/second"
+    job = requests.get(address, headers=headers, timeout=30).json()
     run = runs["second"]
-    assert job.metadata["facevae.output"] == run.data.tags["facevae.output"]
+    assert job["metadata"]["facevae.output"] == run.data.tags["facevae.output"]
     assert run.data.tags["facevae.submission_id"] == "second"
     assert storage.read_json("s3://facevae/second/run.json")["run_id"] == run.info.run_id
     checkpoint = "s3://facevae/second/checkpoints/step_0000300"

@@ -8,13 +8,14 @@ import pytest
 from facevae import runtime
 from facevae.errors import UserError
 from facevae.runtime import (
+    GROUP_LABEL,
     POOL_LABEL,
     Node,
     NodeGroup,
     in_pool,
     node_groups,
     node_of,
-    nodes_to_come,
+    planned_nodes,
     pool_labels,
 )
 
@@ -31,26 +32,34 @@ def test_a_node_by_what_ray_tells():
     assert node_of({}, {}) == Node(0, 0)
 
 
-def test_groups_scaled_to_zero_are_all_to_come():
-    nodes = nodes_to_come([GPU, DATA], [], [])
+def test_groups_scaled_to_zero_are_all_pending():
     assert (
-        nodes
+        planned_nodes([], [GPU, DATA])
         == [Node(8, 1, pool="gpu", is_here=False)] * 3
         + [Node(16, 0, pool="data", is_here=False)] * 2
     )
 
 
-def test_nodes_that_are_here_are_not_to_come():
-    here = [Node(8, 1, pool="gpu"), Node(16, 0, pool="data"), Node(4, 0)]
-    to_come = nodes_to_come([GPU, DATA], here, ["gpu-spot", "data", "head"])
-    assert [node.pool for node in to_come] == ["gpu", "gpu", "data"]
-    # Where labels do not tell the group, pool and size do.
-    assert nodes_to_come([GPU, DATA], here, [None, None, None]) == to_come
+@pytest.mark.parametrize("has_groups", [True, False])
+def test_nodes_that_are_here_are_not_pending(has_groups):
+    """Where labels do not tell the group, pool and size do."""
+    living = [
+        ({"CPU": 8, "GPU": 1}, {POOL_LABEL: "gpu", GROUP_LABEL: "gpu-spot"}),
+        ({"CPU": 16}, {POOL_LABEL: "data", GROUP_LABEL: "data"}),
+        ({"CPU": 4}, {GROUP_LABEL: "head"}),
+    ]
+    if not has_groups:
+        for _, labels in living:
+            del labels[GROUP_LABEL]
+    nodes = planned_nodes(living, [GPU, DATA])
+    assert nodes[:3] == [Node(8, 1, pool="gpu"), Node(16, 0, pool="data"), Node(4, 0)]
+    assert [node.pool for node in nodes[3:]] == ["gpu", "gpu", "data"]
 
 
 def test_a_node_without_group_counts_in_one_group_only():
     spot, fixed = GPU, NodeGroup("gpu-on-demand", {"CPU": 8, "GPU": 1}, 2)
-    assert len(nodes_to_come([spot, fixed], [Node(8, 1, pool="gpu")], [None])) == 4
+    living = [({"CPU": 8, "GPU": 1}, {POOL_LABEL: "gpu"})]
+    assert len(planned_nodes(living, [spot, fixed])) == 1 + 4
 
 
 @pytest.mark.parametrize(
@@ -58,12 +67,12 @@ def test_a_node_without_group_counts_in_one_group_only():
     [("gpu", "gpu"), ("gpu-on-demand", "gpu"), ("data-large", "data"), ("gpus", None), ("w", None)],
 )
 def test_a_group_is_named_by_its_pool_first(name, pool):
-    (node,) = nodes_to_come([NodeGroup(name, {"CPU": 1}, 1)], [], [])
+    (node,) = planned_nodes([], [NodeGroup(name, {"CPU": 1}, 1)])
     assert node.pool == pool
 
 
 def test_a_group_without_limit_gives_many_nodes():
-    assert len(nodes_to_come([GPU._replace(most=-1)], [], [])) == runtime.MANY
+    assert len(planned_nodes([], [GPU._replace(most=-1)])) == runtime.MANY
 
 
 def test_pools_that_exist_get_their_work_and_others_leave_it_to_all():

@@ -1,21 +1,27 @@
-"""A log is shown once and whole; the exit code is the driver's."""
+"""A log is shown once and whole; the exit code is the driver's; a stopped job is waited for."""
 
-import re
 from collections.abc import AsyncGenerator
 from unittest.mock import Mock
 
 import pytest
+from ray.job_submission import JobDetails, JobStatus
 
 from facevae.errors import UserError
 from facevae.submission import follow as module
-from facevae.submission.cluster import Job, UnreachableError
-from facevae.submission.follow import follow, job_log
+from facevae.submission.follow import describe, exit_code, follow, stop
 
 LOG = "Running entrypoint\ntrain: 1/4 steps loss 0.5\nhalf a line, and the rest\nloss 0.25\n"
 
 
-def job(status: str, driver_exit_code: int | None = None) -> Job:
-    return Job("train-1", status, "no such package", driver_exit_code, 0, 0, {})
+def job(status: str, driver_exit_code: int | None = None) -> JobDetails:
+    return JobDetails(
+        type="SUBMISSION",
+        submission_id="train-1",
+        status=JobStatus(status),
+        entrypoint="x",
+        message="no such package",
+        driver_exit_code=driver_exit_code,
+    )
 
 
 class Jobs:
@@ -24,19 +30,22 @@ class Jobs:
     A state may be an exception.
     """
 
-    def __init__(self, cuts: list[int], states: list[Job | Exception | None]) -> None:
-        self.cuts, self.states, self.closed = cuts, states, 0
+    def __init__(self, cuts: list[int], states: list[JobDetails | Exception]) -> None:
+        self.cuts, self.states, self.closed, self.stopped = cuts, states, 0, 0
 
-    def job(self, submission_id: str) -> Job | None:
+    def job(self, submission_id: str) -> JobDetails:
         state = self.states.pop(0)
         if isinstance(state, Exception):
             raise state
         return state
 
-    def log(self, submission_id: str) -> str | None:
+    def stop_job(self, submission_id: str) -> None:
+        self.stopped += 1
+
+    def get_job_logs(self, submission_id: str) -> str:
         return LOG
 
-    async def tail(self, submission_id: str) -> AsyncGenerator[str, None]:
+    async def tail_job_logs(self, submission_id: str) -> AsyncGenerator[str, None]:
         cut = self.cuts.pop(0)
         try:
             for start in range(0, cut, 7):
@@ -57,14 +66,14 @@ def written(monkeypatch) -> list[str]:
 def test_a_broken_connection_loses_nothing_and_repeats_nothing(written, cuts):
     states = [job("PENDING"), *[job("RUNNING")] * (len(cuts) - 1), job("SUCCEEDED", 0)]
     jobs = Jobs(list(cuts), states)
-    assert follow(jobs, "train-1", written.append).exit_code == 0
+    assert exit_code(follow(jobs, "train-1", written.append)) == 0
     assert "".join(written) == LOG
     assert not jobs.cuts
 
 
 def test_a_finished_job_is_shown_at_once(written):
     jobs = Jobs([], [job("FAILED", 2)])
-    assert follow(jobs, "train-1", written.append).exit_code == 2
+    assert exit_code(follow(jobs, "train-1", written.append)) == 2
     assert "".join(written) == LOG
 
 
@@ -76,7 +85,7 @@ def test_a_reader_that_leaves_is_not_taken_for_a_broken_connection(written):
 
 
 def test_a_cluster_out_of_reach_is_waited_for_and_told_once(written, capsys):
-    gone = UnreachableError("refused")
+    gone = ConnectionError("refused")
     states = [job("RUNNING"), gone, gone, job("RUNNING"), gone, job("SUCCEEDED", 0)]
     follow(Jobs([10, 0, 0, 30, 0], states), "train-1", written.append)
     assert "".join(written) == LOG
@@ -85,19 +94,21 @@ def test_a_cluster_out_of_reach_is_waited_for_and_told_once(written, capsys):
 
 def test_patience_ends(written, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE_SECONDS", -1)
-    with pytest.raises(UnreachableError):
-        follow(Jobs([10], [job("RUNNING"), UnreachableError("refused")]), "t", written.append)
+    gone = RuntimeError("Request failed with status code 502")
+    with pytest.raises(RuntimeError):
+        follow(Jobs([10], [job("RUNNING"), gone, gone]), "t", written.append)
 
 
 def test_a_job_that_the_cluster_forgot_ends_it(written):
+    jobs = Jobs([10], [job("RUNNING"), UserError("knows no job train-1")])
     with pytest.raises(UserError, match="knows no job train-1"):
-        follow(Jobs([10], [job("RUNNING"), None]), "train-1", written.append)
+        follow(jobs, "train-1", written.append)
 
 
 def test_a_lost_end_of_the_log_is_told(written, capsys, monkeypatch):
     jobs = Jobs([10], [job("RUNNING"), job("FAILED")])
-    monkeypatch.setattr(jobs, "log", lambda _: None)
-    assert follow(jobs, "train-1", written.append).exit_code == 1
+    monkeypatch.setattr(jobs, "get_job_logs", Mock(side_effect=RuntimeError("500")))
+    assert exit_code(follow(jobs, "train-1", written.append)) == 1
     assert "".join(written) == LOG[:10]
     assert "the end of the log is lost" in capsys.readouterr().err
 
@@ -113,28 +124,35 @@ def test_a_lost_end_of_the_log_is_told(written, capsys, monkeypatch):
     ],
 )
 def test_exit_codes_are_those_of_a_shell(status, driver, expected):
-    assert job(status, driver).exit_code == expected
+    assert exit_code(job(status, driver)) == expected
 
 
-def test_elsewhere_than_on_a_terminal_the_log_passes_through(capsys):
-    with job_log() as write:
-        for start in range(0, len(LOG), 5):
-            write(LOG[start : start + 5])
-    assert capsys.readouterr().out == LOG
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (job("SUCCEEDED", 0), "job train-1 succeeded"),
+        (job("STOPPED"), "job train-1 was stopped"),
+        (job("FAILED", 2), "job train-1 failed with exit code 2"),
+        (job("FAILED"), "job train-1 failed: no such package"),
+        (job("RUNNING"), "job train-1 is still RUNNING"),
+    ],
+)
+def test_an_end_is_told_with_rays_words_if_there_was_no_driver(state, expected):
+    assert describe(state) == expected
 
 
-def test_on_a_terminal_progress_is_a_bar_and_lines_scroll(monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any stream for a terminal
-    with job_log() as write:
-        write("shards: 1/2 images\nshards: 2/2 ima")
-        write("ges\n[not markup] \x1b[31mred\x1b[0m\ntrain: 1/4 steps loss 0.5\n")
-        write("train: 4/4 steps loss 0.25\nloss 0.25\nno end")
-    shown = capsys.readouterr()
-    assert shown.err == ""
-    for text in ("shards: 2/2", "train: "):
-        assert text not in shown.out
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.out)
-    for text in ("2/2 images", "4/4 steps", "[not markup] red\n", "loss 0.25\n", "no end\n"):
-        assert text in plain
-    assert plain.index("2/2 images") < plain.index("[not markup]") < plain.index("4/4 steps")
-    assert "\x1b[31mred" in shown.out
+def test_stop_waits_until_it_is_stopped(written):
+    jobs = Jobs([], [job("PENDING"), job("RUNNING"), job("RUNNING"), job("STOPPED")])
+    assert stop(jobs, "train-1") == job("STOPPED")
+    assert jobs.stopped == 3
+
+
+def test_stop_does_not_wait_for_ever(written, monkeypatch):
+    monkeypatch.setattr(module, "STOP_SECONDS", -1)
+    assert stop(Jobs([], [job("RUNNING")]), "train-1") == job("RUNNING")
+
+
+def test_a_finished_job_is_not_stopped(written):
+    jobs = Jobs([], [job("SUCCEEDED")])
+    assert stop(jobs, "train-1") == job("SUCCEEDED")
+    assert jobs.stopped == 0
