@@ -5,6 +5,7 @@
 # killed-pass: the attribute pass over FACES (20,000) faces, an actor killed every KILL_EVERY seconds
 # bench: how fast it is here, as ratios measured side by side; BENCH="--rounds 3" adds options
 # image: installs the packages of the image in a fresh environment, and looks at them
+# clean: removes .venv and the tools' caches; results in runs/ stay
 # chaos: CHAOS_SCHEDULES schedules of kills and outages (20 in half an hour) over the whole pipeline on
 #   a rehearsal cluster, and a table of it; CHAOS_SEED=17 CHAOS_SCHEDULES=1 runs that of seed 17 again
 
@@ -67,4 +68,4 @@ image: $(INSTALLED)
 	$(BIN)/python -m pytest -m image
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

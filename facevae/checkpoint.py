@@ -29,6 +29,8 @@ from facevae.models import VAE, build_vae
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 TRAINING_WEIGHTS, OPTIMIZER, TRAINING = "training.safetensors", "optimizer.pt", "training.json"
+FILES = (TRAINING, OPTIMIZER, TRAINING_WEIGHTS, CARD, WEIGHTS)
+"""of a training checkpoint, in the order to remove them in: without the first it is none"""
 
 
 class DamagedError(UserError):

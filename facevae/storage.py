@@ -11,9 +11,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,6 +47,9 @@ NETWORK_FILE_SYSTEMS = (
 
 BUCKETS = ("s3://", "s3a://", "gs://", "gcs://")
 """stores whose paths begin with a bucket"""
+
+PARTIAL = ".partial"
+"""what the name of a file or folder ends with while it is written, `.NAME.RANDOM.partial`"""
 
 
 def is_local(uri: str) -> bool:
@@ -105,21 +109,94 @@ def names(uri: str) -> list[str]:
     return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
 
 
-def tidy(uri: str) -> None:
-    """Remove from a folder what `atomic_file` and `atomic_folder` leave there when they are killed.
+def refuse_foreign(uri: str, final: str) -> None:
+    """Check that a folder that is new to this program holds nothing which it would replace.
 
-    Whoever still writes there fails: it must have ended.
+    Args:
+        uri: the folder, which need not exist.
+        final: a regular expression of the names that are to be written there.
+
+    Raises:
+        UserError: it does; names it.
     """
     for name in names(uri):
-        if name.startswith("."):
-            remove_folder(join(uri, name))
+        if re.fullmatch(final, name):
+            raise UserError(
+                f"{join(uri, name)} is not of this program, which would replace it: move it, or "
+                "choose another --output"
+            )
 
 
-def remove_folder(uri: str) -> None:
-    """Remove a folder and all that is in it, or a file, if it is there."""
+def partial_pattern(final: str) -> str:
+    """A regular expression of what names that match another are called while they are written."""
+    return rf"\.(?:{final})\.[a-z0-9_]{{8}}{re.escape(PARTIAL)}"
+
+
+def remove_partial_writes(uri: str, final: str, files: Sequence[str] | None = None) -> None:
+    """Remove from a folder what `atomic_file` or `atomic_folder` left there when it was killed.
+
+    Nothing else is removed, whatever it is called: a folder may hold a user's own hidden files.
+    Call only when no writer is alive. Object stores have no partial writes.
+
+    Args:
+        uri: the folder.
+        final: a regular expression of the names that are written there.
+        files: what `atomic_folder` puts into its folders there; none: it is `atomic_file` that
+            writes there.
+    """
+    if not is_local(uri):
+        return
+    partial = re.compile(partial_pattern(final))
+    for name in filter(partial.fullmatch, names(uri)):
+        place = join(uri, name)
+        path = Path(filesystem_of(place)[1])
+        if files is not None:
+            remove_own_folder(place, files)
+        elif path.is_file() and not path.is_symlink():
+            path.unlink()
+
+
+def remove_own_folder(uri: str, files: Sequence[str]) -> bool:
+    """Remove a folder that holds nothing but files of these names, in this order.
+
+    Returns:
+        Whether it is gone; a folder that holds anything else, or a link to one, is left as it is.
+    """
+    filesystem, path = filesystem_of(uri)
+    found = names(uri)
+    if not set(found) <= {*files} or (is_local(uri) and Path(path).is_symlink()):
+        return False
+    with reaching(uri):
+        for name in files:
+            if name in found:
+                filesystem.rm_file(join(path, name))
+        if isinstance(filesystem, LocalFileSystem):
+            with contextlib.suppress(FileNotFoundError):
+                filesystem.rmdir(path)
+    return True
+
+
+def remove_matching_files(uri: str, own: str) -> None:
+    """Remove the files below a folder whose paths from there match a regular expression.
+
+    The folder itself and those directly in it go too where they are empty.
+    """
+    filesystem, path = filesystem_of(uri)
+    with reaching(uri):
+        for file in filesystem.find(path):
+            if re.fullmatch(own, file.removeprefix(path).lstrip("/")):
+                filesystem.rm_file(file)
+    if isinstance(filesystem, LocalFileSystem):
+        for name in [*names(uri), ""]:
+            with contextlib.suppress(OSError):
+                Path(path, name).rmdir()
+
+
+def remove_file(uri: str) -> None:
+    """Remove a file, if it is there."""
     filesystem, path = filesystem_of(uri)
     with reaching(uri), contextlib.suppress(FileNotFoundError):
-        filesystem.rm(path, recursive=True)
+        filesystem.rm_file(path)
 
 
 def make_folder(uri: str) -> None:
@@ -184,7 +261,7 @@ def atomic_file(uri: str, *, lasting: bool = True) -> Iterator[Path]:
         if local:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
-            prefix=f".{Path(path).name}.", dir=Path(path).parent if local else None
+            PARTIAL, f".{Path(path).name}.", Path(path).parent if local else None
         )
     os.close(handle)
     temporary = Path(name)
@@ -211,12 +288,13 @@ def atomic_folder(
 ) -> Iterator[Path]:
     """A local folder to fill; it appears under `uri` when the block ends without error.
 
-    An older folder of that name is replaced. On an object store files appear one by one.
+    If there is such a folder already, its files of the same names are replaced and all others stay.
+    There, and on an object store, files appear one by one.
 
     Args:
         uri: the folder.
-        last: a file of it that goes to an object store after all others, so that where it is, all
-            are; an older one is removed first.
+        last: the file of it that appears after all others, so that where it is, all are; an older
+            one is removed first.
         scratch: where to make the folder before it goes to an object store; none: the system's
             place for temporary files.
 
@@ -231,7 +309,7 @@ def atomic_folder(
         if local:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         name = tempfile.mkdtemp(
-            prefix=f".{Path(path).name}.", dir=Path(path).parent if local else scratch
+            PARTIAL, f".{Path(path).name}.", Path(path).parent if local else scratch
         )
     temporary = Path(name)
     try:
@@ -240,7 +318,7 @@ def atomic_folder(
             if local:
                 for each in (*temporary.rglob("*"), temporary):
                     _sync(each)
-                _replace_folder(temporary, Path(path))
+                _move_folder(temporary, Path(path), last)
                 _sync(Path(path).parent)
         if not local:
             with reaching(uri):
@@ -258,36 +336,39 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _replace_folder(temporary: Path, path: Path) -> None:
+def _move_folder(temporary: Path, path: Path, last: str | None) -> None:
+    """Give a folder its name, or its files to the folder that has the name already."""
     temporary.chmod(0o755)
     if not path.exists():
         temporary.replace(path)
         return
-    replaced = temporary.with_name(f"{temporary.name}.replaced")
-    path.replace(replaced)
-    try:
-        temporary.replace(path)
-    except OSError:
-        replaced.replace(path)
-        raise
-    shutil.rmtree(replaced)
+    if last is not None:
+        (path / last).unlink(missing_ok=True)
+    for file in _with_last(temporary, last):
+        target = path / file.relative_to(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+        _sync(target.parent)
 
 
 def _upload_folder(
     temporary: Path, filesystem: fsspec.AbstractFileSystem, path: str, last: str | None
 ) -> None:
-    older = set(filesystem.find(path))
-    files = sorted(file for file in temporary.rglob("*") if file.is_file())
-    newer = [join(path, file.relative_to(temporary).as_posix()) for file in files]
-    final = None if last is None else join(path, last)
-    if final in older:
-        filesystem.rm_file(final)
-    first = [pair for pair in zip(files, newer, strict=True) if pair[1] != final]
-    filesystem.put([str(file) for file, _ in first], [place for _, place in first])
-    if final is not None:
-        filesystem.put_file(str(temporary / str(last)), final)
-    for left_over in older - {*newer}:
-        filesystem.rm_file(left_over)
+    files = _with_last(temporary, last)
+    places = [join(path, file.relative_to(temporary).as_posix()) for file in files]
+    if last is None:
+        filesystem.put([str(file) for file in files], places)
+        return
+    if filesystem.exists(places[-1]):
+        filesystem.rm_file(places[-1])
+    filesystem.put([str(file) for file in files[:-1]], places[:-1])
+    filesystem.put_file(str(files[-1]), places[-1])
+
+
+def _with_last(folder: Path, last: str | None) -> list[Path]:
+    """The files of a folder, the one that has to come last at the end."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sorted(files, key=lambda file: (file == folder / (last or ""), file))
 
 
 def read_bytes(uri: str) -> bytes:

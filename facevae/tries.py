@@ -5,6 +5,7 @@ fails as often as is allowed is left, and named once all others are finished.
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from facevae.errors import UserError
 from facevae.progress import say
 
 FOLDER = "tries"
+_MARK = r"\d+\.json"
 DIED = "its worker process died, perhaps for want of memory"
 LOST_RUNS = 3
 """how often a job goes on after Ray itself has lost its way, as it may when nodes die"""
@@ -43,7 +45,7 @@ class Tries(NamedTuple):
         except Exception as error:
             storage.write_json(mark, reason_of(error), lasting=False)
             raise
-        storage.remove_folder(mark)
+        storage.remove_file(mark)
 
     def last_reason(self, part: str) -> str:
         """Why a part failed the last time."""
@@ -52,11 +54,16 @@ class Tries(NamedTuple):
 
     def forget(self) -> None:
         """Forget what happened."""
-        storage.remove_folder(storage.join(self.output, FOLDER))
+        ended = r"ended\.json"
+        own = (
+            rf"[^/.][^/]*/(?:{_MARK}|{storage.partial_pattern(_MARK)})"
+            rf"|{ended}|{storage.partial_pattern(ended)}"
+        )
+        storage.remove_matching_files(storage.join(self.output, FOLDER), own)
 
     def _marks(self, part: str) -> list[str]:
         folder = storage.join(self.output, FOLDER, part)
-        names = [name for name in storage.names(folder) if not name.startswith(".")]
+        names = filter(re.compile(_MARK).fullmatch, storage.names(folder))
         return [storage.join(folder, name) for name in sorted(names, key=lambda n: (len(n), n))]
 
 

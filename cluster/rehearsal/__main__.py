@@ -45,8 +45,8 @@ def main() -> int:
     for verb in verbs.choices.values():
         verb.add_argument("--folder", type=Path, default=FOLDER, help="where it is remembered")
     arguments = parser.parse_args()
-    cluster = Cluster(arguments.folder)
     try:
+        cluster = Cluster(arguments.folder)
         if arguments.verb == "up":
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
             up(cluster, arguments.workers, arguments.cpus or max(1, cores // arguments.workers))

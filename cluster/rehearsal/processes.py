@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,6 +17,9 @@ from typing import Any
 import psutil
 import psycopg
 import requests
+
+DATA_PARENT, DATA_PREFIX = "/tmp", "facevae-"
+NO_STATE: dict[str, Any] = {"parts": [], "environment": {}, "workers": 0, "data": "."}
 
 
 class StartError(Exception):
@@ -40,13 +44,17 @@ class Cluster:
     """The processes of a rehearsal cluster, remembered in `cluster.json` of its folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Takes the folder; a cluster that is up is read from there."""
+        """Takes the folder; a cluster that is up is read from there.
+
+        Raises:
+            StartError: its `cluster.json` is of another program.
+        """
         self._file = folder / "cluster.json"
-        state = json.loads(self._file.read_text()) if self._file.exists() else {}
-        self.parts = {part["name"]: Part(**part) for part in state.get("parts", [])}
-        self.environment: dict[str, str] = state.get("environment", {})
-        self.workers: int = state.get("workers", 0)
-        self.data = Path(state["data"]) if state else Path()
+        state = _read_state(self._file)
+        self.parts = {part["name"]: Part(**part) for part in state["parts"]}
+        self.environment: dict[str, str] = dict(state["environment"])
+        self.workers: int = state["workers"]
+        self.data = Path(state["data"])
 
     @property
     def is_up(self) -> bool:
@@ -55,7 +63,7 @@ class Cluster:
 
     def begin(self, workers: int, environment: dict[str, str]) -> None:
         """Make the place for data and logs; sockets allow only short paths."""
-        self.data = Path(tempfile.mkdtemp(prefix="facevae-", dir="/tmp"))
+        self.data = Path(tempfile.mkdtemp(prefix=DATA_PREFIX, dir=DATA_PARENT))
         self.data.chmod(0o711)  # Postgres refuses to be root, and must reach its folder below
         self.workers, self.environment = workers, environment
         self._save()
@@ -140,10 +148,28 @@ class Cluster:
             "workers": self.workers,
             "data": str(self.data),
         }
-        temporary = self._file.with_suffix(".new")
+        temporary = self._file.with_name(f".{self._file.name}.partial")
         temporary.touch(mode=0o600)
         temporary.write_text(json.dumps(state, indent=1))
         temporary.replace(self._file)
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    """What `_save` wrote; checked, since what it names is ended and removed.
+
+    Raises:
+        StartError: another program wrote it.
+    """
+    if not file.exists():
+        return NO_STATE
+    with suppress(ValueError, TypeError, LookupError):
+        state: dict[str, Any] = json.loads(file.read_text())
+        data = re.fullmatch(rf"{DATA_PARENT}/{DATA_PREFIX}[a-z0-9_]{{8}}", state["data"])
+        for part in state["parts"]:
+            Part(**part)
+        if data and state.keys() == NO_STATE.keys():
+            return state
+    raise StartError(f"{file} is not of cluster/local: move it, or give another --folder")
 
 
 def running(part: Part) -> psutil.Process | None:

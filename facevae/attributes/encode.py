@@ -32,6 +32,11 @@ from facevae.runtime import LOST_PROCESS, Node, errors_left_out, in_pool, pool_l
 from facevae.tries import Tries, finish, reason_of
 
 STATISTICS = "statistics"
+WRITTEN = {
+    LATENTS: rf"{shards.NAME_PATTERN}\.parquet",
+    STATISTICS: rf"{shards.NAME_PATTERN}\.npz",
+}
+"""what actors write, by folder"""
 Row = dict[str, Any]
 
 
@@ -190,8 +195,8 @@ def encode_shards(
     assert config.precision != "auto", "it is chosen once for all actors"
     finished: set[str] = set()
     begun: set[str] = set()
-    for name in (LATENTS, STATISTICS):
-        storage.tidy(storage.join(output, name))
+    for name, written in WRITTEN.items():
+        storage.remove_partial_writes(storage.join(output, name), written)
 
     def todo() -> list[str]:
         for shard in manifest.shards:

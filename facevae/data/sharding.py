@@ -27,6 +27,11 @@ from facevae.tries import Tries, finish
 CELEBA_SIZE = (178, 218)
 CELEBA_BOX: CropBox = (15, 40, 163, 188)
 RECORDS = "records"
+WRITTEN = {
+    shards.DATA: rf"{shards.NAME_PATTERN}\.parquet",
+    RECORDS: rf"{shards.NAME_PATTERN}\.json",
+}
+"""what tasks write, by folder"""
 NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 """what is wrong with one file; other errors of a disk may pass, and its shard is tried again"""
 
@@ -144,7 +149,7 @@ def make_shards(
     if len(quarantined) / faces > config.sharding.max_bad_fraction:
         for plan, record in zip(plans, records, strict=True):
             if record["quarantined"]:  # what is mended is read again by the same command
-                storage.remove_folder(storage.join(folder, RECORDS, f"{plan.name}.json"))
+                storage.remove_file(storage.join(folder, RECORDS, f"{plan.name}.json"))
         raise _too_many_bad(folder, config.sharding, quarantined, faces)
     manifest = Manifest(
         attribute_names=source.attribute_names,
@@ -178,11 +183,14 @@ def claim_folder(folder: str, source: FaceSource, sharding: ShardingConfig) -> N
     """Mark a folder as a data set's own.
 
     Raises:
-        UserError: bad source, or a folder with another data set.
+        UserError: bad source, or a folder with another data set or files of another program.
     """
     description = _describe(source, sharding)
     uri = storage.join(folder, "source.json")
     if not storage.exists(uri):
+        storage.refuse_foreign(folder, r"manifest\.json|quarantine\.csv|result\.json")
+        for name, written in WRITTEN.items():
+            storage.refuse_foreign(storage.join(folder, name), written)
         storage.write_json(uri, description)
         return
     for part, values in storage.read_json(uri).items():
@@ -203,8 +211,8 @@ def _write_all(
     labels: dict[str, str] | None,
 ) -> None:
     by_name = {plan.name: plan for plan in plans}
-    for name in (shards.DATA, RECORDS):
-        storage.tidy(storage.join(folder, name))
+    for name, written in WRITTEN.items():
+        storage.remove_partial_writes(storage.join(folder, name), written)
     with progress("shards", sum(len(plan.rows) for plan in plans), "images") as bar:
 
         def todo() -> list[str]:

@@ -23,6 +23,8 @@ from facevae.errors import UserError, refuse_damaged
 
 FORMAT_VERSION = 1
 DATA = "data"
+NAME_PATTERN = r"(?:train|val|test)-\d{5,}"
+"""what the names of shards look like"""
 # A row group is the unit of reading: small enough to shuffle with, large enough to read at speed.
 ROWS_PER_GROUP = 256
 

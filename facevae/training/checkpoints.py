@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from facevae import storage
-from facevae.checkpoint import TRAINING, DamagedError, TrainingState, load_training
+from facevae.checkpoint import FILES, TRAINING, DamagedError, TrainingState, load_training
 from facevae.config import TrainingConfig
 from facevae.errors import UserError
 from facevae.progress import say
@@ -45,6 +45,7 @@ class Checkpoints:
         self._folder = storage.join(output, FOLDER)
         self._config, self._tell = config, tell
         self._broken: set[int] = set()
+        self._not_removed: set[int] = set()
         self._failures, self._stop_reason = 0, ""
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._newest: _Job | None = None
@@ -136,11 +137,9 @@ class Checkpoints:
 
     # --- writing ---
 
-    def tidy(self) -> None:
+    def remove_partial_writes(self) -> None:
         """Remove what writers that were killed have left half done."""
-        for name in storage.names(self._folder):
-            if name.startswith(".step_"):
-                storage.remove_folder(storage.join(self._folder, name))
+        storage.remove_partial_writes(self._folder, _NAME.pattern, FILES)
 
     def save(self, step: int, history: Sequence[dict[str, float]], write: Write) -> None:
         """Write the checkpoint of a step in the background, after the one before.
@@ -222,6 +221,13 @@ class Checkpoints:
         if self._config.keep_best:
             kept.add(self.best(job.history) or job.step)
         for step in steps:
-            if step not in kept:
-                storage.remove_folder(self.place(step))
+            if step in kept or step in self._not_removed:
+                continue
+            if storage.remove_own_folder(self.place(step), FILES):
                 self._broken.discard(step)
+            else:
+                self._not_removed.add(step)
+                self._tell(
+                    f"warning: the old checkpoint {self.place(step)} is not removed, since it "
+                    "holds files of another program; remove it when you need it no more"
+                )

@@ -104,7 +104,7 @@ def _restore(trainee: Trainee, checkpoints: Checkpoints) -> TrainingState | None
     """Go back to the newest whole checkpoint, if there is one: the one that rank 0 finds."""
     state = None
     if trainee.rank.rank == 0:
-        checkpoints.tidy()
+        checkpoints.remove_partial_writes()
 
     def find() -> int | None:
         nonlocal state

@@ -42,6 +42,8 @@ def edit_faces(config: EditConfig) -> dict[str, float]:
     direction = np.sum([vectors.vector(name) for name in editing.attribute], axis=0)
     faces = choose_faces(uri, editing)
     storage.make_folder(output)
+    if read_run_id(output) is None:
+        storage.refuse_foreign(output, r"edit(_labelled)?\.png|result\.json")
     settings = config.model_dump(mode="json")
     training_run = trained_by(config.model, card)
     with start_run(

@@ -18,7 +18,7 @@ from facevae.tracking import store_uri
 from facevae.verbs.attributes import compute_attributes
 from facevae.verbs.edit import edit_faces
 from facevae.verbs.shards import shard_faces
-from facevae.verbs.train import train_model
+from facevae.verbs.train import CLAIM, train_model
 
 # Training reads the shards that were made of them.
 NO_IMAGES = dict.fromkeys(("images", "attributes", "partition", "identities"))
@@ -34,6 +34,8 @@ def quickstart(config: QuickstartConfig) -> dict[str, float]:
         UserError: as the verbs do.
     """
     output = storage.absolute(config.output)
+    if not storage.exists(storage.join(output, "train", CLAIM)):
+        storage.refuse_foreign(output, r"result\.json")
     uri = store_uri(config.tracking, output)
     tracking = config.tracking.model_copy(update={"uri": uri})
     places = {

@@ -166,6 +166,13 @@ def test_edits_that_cannot_be_are_refused(model, vectors, tmp_path, editing, mes
         edit(model, vectors, tmp_path / "edit", **editing)
 
 
+def test_an_edit_refuses_to_replace_a_picture_that_it_did_not_draw(model, vectors, tmp_path):
+    (tmp_path / "edit.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"edit\.png is not of this program"):
+        edit(model, vectors, tmp_path)
+    assert (tmp_path / "edit.png").read_bytes() == b"mine"
+
+
 def test_vectors_of_another_model_are_refused(vectors, tmp_path):
     torch.manual_seed(1)
     config = ModelConfig(latent_size=12)

@@ -26,13 +26,18 @@ def test_a_failure_uploads_nothing(s3, kind):
     assert not storage.exists(f"{s3}/target")
 
 
-def test_a_folder_is_replaced_as_a_whole_and_removed(s3):
+def test_files_of_a_folder_are_replaced_and_removed_and_others_stay(s3):
     for content in ("one", "two"):
-        with storage.atomic_folder(f"{s3}/folder") as path:
+        with storage.atomic_folder(f"{s3}/folder", last="last") as path:
             (path / content).write_text(content)
-    assert storage.names(f"{s3}/folder") == ["two"]
-    assert storage.read_bytes(f"{s3}/folder/two") == b"two"
-    storage.remove_folder(f"{s3}/folder")
+            (path / "last").write_text(content)
+    assert storage.names(f"{s3}/folder") == ["last", "one", "two"]
+    assert storage.read_bytes(f"{s3}/folder/last") == b"two"
+    storage.write_json(f"{s3}/folder/notes/mine", 1)
+    assert not storage.remove_own_folder(f"{s3}/folder", ["last", "one", "two"])
+    assert storage.names(f"{s3}/folder") == ["last", "notes", "one", "two"]
+    storage.remove_file(f"{s3}/folder/notes/mine")
+    assert storage.remove_own_folder(f"{s3}/folder", ["last", "one", "two"])
     assert storage.names(f"{s3}/folder") == []
 
 

@@ -75,6 +75,21 @@ def test_a_part_that_fails_once_is_tried_again_after_the_others(tries):
     assert storage.names(f"{tries.output}/tries") == []
 
 
+def test_only_own_marks_are_forgotten(tries):
+    mine = ("notes.json", ".git/1.json", "a/notes.json", "a/deep/1.json", "b/.keep")
+    for name in mine:
+        storage.write_json(f"{tries.output}/tries/{name}", "mine")
+    with pytest.raises(ZeroDivisionError):
+        fail(tries, "a", ZeroDivisionError())
+    for name in ("ended.json", "b/.0.json.abcdefgh.partial", "c/0.json"):
+        storage.write_json(f"{tries.output}/tries/{name}", 1)
+    tries.forget()
+    filesystem, path = storage.filesystem_of(f"{tries.output}/tries")
+    left = {file.removeprefix(f"{path}/") for file in filesystem.find(path)}
+    assert left == {*mine}
+    assert storage.names(f"{tries.output}/tries") == [".git", "a", "b", "notes.json"]
+
+
 def test_a_part_that_keeps_failing_is_named_with_its_last_reason(tries):
     errors = {"b": [ArithmeticError("first"), ArithmeticError("last")]}
     with pytest.raises(UserError) as failed:

@@ -216,9 +216,35 @@ def test_a_broken_one_takes_no_place_of_a_whole_one(output):
 def test_half_a_folder_of_a_killed_writer_is_removed(tmp_path):
     run = kept(str(tmp_path))
     run.save(1)
-    (tmp_path / "checkpoints" / ".step_0000002.abc").mkdir()
-    run.checkpoints.tidy()
-    assert storage.names(str(tmp_path / "checkpoints")) == ["step_0000001"]
+    half = tmp_path / "checkpoints" / ".step_0000002.abcdefgh.partial"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    foreign = [".git", ".step_0000002.mine", "notes"]
+    for name in foreign:
+        (tmp_path / "checkpoints" / name).mkdir()
+    run.checkpoints.remove_partial_writes()
+    assert storage.names(str(tmp_path / "checkpoints")) == [*foreign, "step_0000001"]
+
+
+def test_an_old_one_with_a_users_file_stays_whole_and_is_told_of_once(output):
+    run = kept(output, checkpoints_kept=1, keep_best=False)
+    run.save(1)
+    storage.write_json(f"{output}/checkpoints/step_0000001/notes.json", "mine")
+    run.save(2, 3, 4)
+    assert run.checkpoints.steps() == [1, 4]
+    (line,) = run.told
+    assert f"{output}/checkpoints/step_0000001 is not removed" in line
+    assert run.checkpoints.load(1).step == 1
+    assert storage.read_json(f"{output}/checkpoints/step_0000001/notes.json") == "mine"
+
+
+def test_one_that_is_trained_anew_leaves_a_users_file_where_it_is(output):
+    kept(output).save(1, 2)
+    storage.write_json(f"{output}/checkpoints/step_0000002/notes.json", "mine")
+    change(f"{output}/checkpoints/step_0000002/optimizer.pt", flip)
+    kept(output).save(2)
+    assert kept(output).checkpoints.newest().step == 2
+    assert storage.read_json(f"{output}/checkpoints/step_0000002/notes.json") == "mine"
 
 
 def test_what_is_written_is_the_state_of_its_step_though_training_goes_on(tmp_path):
