@@ -128,11 +128,7 @@ def nodes_to_go() -> frozenset[str]:
 
 @contextlib.contextmanager
 def errors_left_out() -> Iterator[None]:
-    """A block whose Ray Data jobs go on without the rows whose task raised an error.
-
-    A task whose process or node dies is run again, as always, and without end: who wants an end
-    counts (`tries`).
-    """
+    """A block whose Ray Data jobs go on without the rows whose task failed or died."""
     context = ray.data.DataContext.get_current().copy()
     context.max_errored_blocks = -1
     logger = logging.getLogger("ray.data")

@@ -13,6 +13,7 @@ from moto.server import ThreadedMotoServer
 from facevae import runtime
 from facevae.config import ShardsConfig
 from facevae.verbs.shards import shard_faces
+from tests.gcs_server import gcs_server
 
 
 def pytest_configure() -> None:
@@ -20,6 +21,7 @@ def pytest_configure() -> None:
     for name in list(os.environ):
         if name.startswith(("RAY_A", "MLFLOW_TRACKING", "AWS_")):
             os.environ.pop(name)
+    os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # it asks Google about buckets
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +57,25 @@ def s3(s3_endpoint, monkeypatch):
     boto3.client("s3").create_bucket(Bucket=bucket)
     yield f"s3://{bucket}/place"
     clear()
+
+
+@pytest.fixture
+def gcs_objects(monkeypatch):
+    """What a Google Cloud Storage of this process holds; its address is in the environment."""
+    clear = fsspec.get_filesystem_class("gs").clear_instance_cache
+    monkeypatch.setenv("FSSPEC_GS_TOKEN", "anon")
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+    with gcs_server() as (address, objects):
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        clear()
+        yield objects
+    clear()
+
+
+@pytest.fixture
+def gcs(gcs_objects):
+    """The URI of an empty place in a bucket of Google Cloud Storage."""
+    return "gs://bucket/place"
 
 
 @pytest.fixture(scope="session")

@@ -28,8 +28,8 @@ from facevae.errors import UNREADABLE, TooSmallError, UserError
 from facevae.models import VAE
 from facevae.models.folding import fold_batch_norms
 from facevae.progress import progress, say
+from facevae.retries import ACTOR_OPTIONS, TASK_OPTIONS, reason_of, result_row, run_with_retries
 from facevae.runtime import LOST_PROCESS, Node, errors_left_out, in_pool, pool_labels
-from facevae.tries import Tries, finish, reason_of
 
 STATISTICS = "statistics"
 WRITTEN = {
@@ -103,20 +103,27 @@ def read_pixels(folder: str, batch: Row) -> Row:
 
 
 class ReadShard:
-    """A task: a shard by name -> its decoded row."""
+    """A task: a shard by name -> its decoded row, or one that says why there is none."""
 
-    def __init__(self, folder: str, tries: Tries) -> None:
-        """Takes the folder of shards, and what counts failures."""
-        self._folder, self._tries = folder, tries
+    def __init__(self, folder: str) -> None:
+        """Takes the folder of shards."""
+        self._folder = folder
 
     def __call__(self, batch: Row) -> Row:
         """Read and decode one shard."""
-        with self._tries.one(str(batch["name"][0])):
-            return read_pixels(self._folder, batch)
+        decoded: Row = {}
+        row = result_row(
+            str(batch["name"][0]), lambda: decoded.update(read_pixels(self._folder, batch))
+        )
+        return decoded or row
 
 
 class EncodeShard:
+<<<<<<< HEAD
     """An actor: one shard, by name or decoded -> its latents and statistics as files."""
+=======
+    """An actor: one shard's decoded row -> its latents and statistics as files; {name, error}."""
+>>>>>>> 4b98930c59f90b510ce1d397581186692f383502
 
     def __init__(
         self,
@@ -134,6 +141,7 @@ class EncodeShard:
         vae: VAE = ray.get(weights)
         fold_batch_norms(vae)
         self._vae = vae.to(device).to(memory_format=torch.channels_last)
+<<<<<<< HEAD
         self._folder, self._output, self._config = folder, output, config
         self._class_scatter = class_scatter
         self._tries = Tries(output, config.tries)
@@ -147,6 +155,20 @@ class EncodeShard:
                 decoded = batch if "pixels" in batch else read_pixels(self._folder, batch)
                 self._encode(shard, decoded)
         return {"name": [shard.name]}
+=======
+        self._output, self._config, self._class_scatter = output, config, class_scatter
+
+    def __call__(self, batch: Row) -> Row:
+        """Encode one shard and write what it leaves; an error becomes a row."""
+        if "error" in batch:  # of its reader
+            return batch
+        return result_row(str(batch["name"][0]), lambda: self._write(batch))
+
+    def _write(self, batch: Row) -> None:
+        shard = _shard_of(batch)
+        if _finished(self._output, shard) is None:  # an actor that died may have done so
+            self._encode(shard, self._decoded(batch))
+>>>>>>> 4b98930c59f90b510ce1d397581186692f383502
 
     def _encode(self, shard: Shard, batch: Row) -> None:
         stored, attributes = np.asarray(batch["pixels"][0]), np.asarray(batch["attributes"][0])
@@ -206,17 +228,25 @@ def encode_shards(
 
     with progress("encode", manifest.rows(), "images") as bar:
 
-        def run(names: Sequence[str]) -> None:
+        def run(names: Sequence[str]) -> dict[str, str]:
+            is_first = not begun
             begun.update(names)
+            failed = {}
             chosen = {shard.name: shard for shard in manifest.shards if shard.name in set(names)}
             done = manifest.rows() - sum(shard.rows for shard in chosen.values())
             with errors_left_out():
-                rows = _tasks(folder, manifest, model, config, plan, output, list(chosen.values()))
-                for row in rows.iter_rows():
+                tasks = _tasks(
+                    folder, manifest, model, config, plan, output, list(chosen.values()), is_first
+                )
+                for row in tasks.iter_rows():
+                    if row["error"]:
+                        failed[row["name"]] = row["error"]
+                        continue
                     done += chosen[row["name"]].rows
                     bar(done)
+            return failed
 
-        finish(Tries(output, config.tries), todo, run, "shards", LOST_PROCESS)
+        run_with_retries(todo, run, config.tries, LOST_PROCESS)
     images = sum(shard.rows for shard in manifest.shards if shard.name in begun)
     return Encoded(_statistics(output, manifest), images)
 
@@ -241,12 +271,37 @@ def _tasks(
     plan: EncoderPlan,
     output: str,
     todo: list[Shard],
+    is_first: bool,
 ) -> "ray.data.Dataset":
     dataset = ray.data.from_items([asdict(s) for s in todo], override_num_blocks=len(todo))
+<<<<<<< HEAD
     if plan.use_gpu:
         reader = ReadShard(folder, Tries(output, config.tries))
         dataset = dataset.map_batches(
             reader, batch_size=1, label_selector=plan.reader_labels or None
+=======
+    encoder = (output, ray.put(model.vae), config, plan, manifest.missing_labels)
+    # The shard that waits at an actor while another is encoded fails with it if that one kills the
+    # actor: in the first round, which is never the last for a shard that has a second attempt.
+    waiting = None if is_first else 1
+    pool = ray.data.ActorPoolStrategy(
+        size=min(plan.actors, len(todo)), max_tasks_in_flight_per_actor=waiting
+    )
+    if plan.use_gpu:
+        return dataset.map_batches(
+            ReadShard(folder),
+            batch_size=1,
+            label_selector=plan.reader_labels or None,
+            **TASK_OPTIONS,
+        ).map_batches(
+            EncodeShard,
+            fn_constructor_args=encoder,
+            compute=pool,
+            batch_size=1,
+            num_gpus=1,
+            label_selector=plan.encoder_labels or None,
+            **ACTOR_OPTIONS,
+>>>>>>> 4b98930c59f90b510ce1d397581186692f383502
         )
     encoder = (folder, output, ray.put(model.vae), config, plan, manifest.missing_labels)
     return dataset.map_batches(
@@ -256,6 +311,7 @@ def _tasks(
         batch_size=1,
         **({"num_gpus": 1} if plan.use_gpu else {"num_cpus": plan.cpus}),
         label_selector=plan.encoder_labels or None,
+        **ACTOR_OPTIONS,
     )
 
 

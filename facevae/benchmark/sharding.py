@@ -42,7 +42,7 @@ def bare_loop(faces: Faces) -> float:
     source, sharding = make_source(faces.config, faces.config.sharding), faces.config.sharding
     with tempfile.TemporaryDirectory() as folder, _processes(faces) as pool:
         started = time.perf_counter()
-        list(pool.map(WriteShard(folder, source, sharding), _batches(source, faces.config)))
+        list(pool.map(WriteShard(folder, source, sharding).write, _batches(source, faces.config)))
         return len(source.faces.image_ids) / (time.perf_counter() - started)
 
 

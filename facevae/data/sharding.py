@@ -20,8 +20,8 @@ from facevae.data.sources import FaceSource
 from facevae.data.sources.folder import ImageFolderSource
 from facevae.errors import UserError
 from facevae.progress import progress
+from facevae.retries import TASK_OPTIONS, result_row, run_with_retries
 from facevae.runtime import LOST_PROCESS, errors_left_out
-from facevae.tries import Tries, finish
 
 # The face of CelebA's aligned 178x218 images: the square below the hair line's top, above the neck.
 CELEBA_SIZE = (178, 218)
@@ -82,23 +82,25 @@ def crop_box(size: tuple[int, int], crop: str | CropBox) -> CropBox | None:
 
 
 class WriteShard:
-    """One Ray task: {name, split, image_ids, attributes} -> {name}; writes shard and record."""
+    """One Ray task: {name, split, image_ids, attributes} -> {name, error}; writes a shard."""
 
     def __init__(self, folder: str, source: FaceSource, config: ShardingConfig) -> None:
         self._folder, self._source, self._config = folder, source, config
-        self._tries = Tries(folder, config.tries)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Write the shard, unless its record shows that an earlier task did."""
+        """Write the shard; an error becomes a row."""
+        return result_row(str(batch["name"][0]), lambda: self.write(batch))
+
+    def write(self, batch: dict[str, np.ndarray]) -> None:
+        """Write shard and record, unless the record shows that an earlier task did."""
         (name,), (split,) = batch["name"].tolist(), batch["split"].tolist()
         record = storage.join(self._folder, RECORDS, f"{name}.json")
-        with self._tries.one(name):
-            if not storage.exists(record):
-                image_ids = batch["image_ids"][0].tolist()
-                kept, quarantined = self.squares(image_ids, batch["attributes"][0])
-                shard = shards.write_shard(self._folder, name, split, kept, self._config.image_size)
-                storage.write_json(record, {"shard": vars(shard), "quarantined": quarantined})
-        return {"name": [name]}
+        if storage.exists(record):
+            return
+        image_ids = batch["image_ids"][0].tolist()
+        kept, quarantined = self.squares(image_ids, batch["attributes"][0])
+        shard = shards.write_shard(self._folder, name, split, kept, self._config.image_size)
+        storage.write_json(record, {"shard": vars(shard), "quarantined": quarantined})
 
     def squares(
         self, image_ids: list[str], attributes: np.ndarray
@@ -219,15 +221,20 @@ def _write_all(
             finished = set(storage.names(storage.join(folder, RECORDS)))
             return [name for name in by_name if f"{name}.json" not in finished]
 
-        def run(names: Sequence[str]) -> None:
+        def run(names: Sequence[str]) -> dict[str, str]:
             chosen = [by_name[name] for name in names]
             done = sum(len(plan.rows) for plan in plans) - sum(len(plan.rows) for plan in chosen)
+            failed = {}
             with errors_left_out():
                 for row in _tasks(folder, source, chosen, config, labels).iter_rows():
+                    if row["error"]:
+                        failed[row["name"]] = row["error"]
+                        continue
                     done += len(by_name[row["name"]].rows)
                     bar(done)
+            return failed
 
-        finish(Tries(folder, config.tries), todo, run, "shards", LOST_PROCESS)
+        run_with_retries(todo, run, config.tries, LOST_PROCESS)
 
 
 def shard_item(source: FaceSource, plan: ShardPlan) -> dict[str, Any]:
@@ -250,7 +257,10 @@ def _tasks(
 ) -> "ray.data.Dataset":
     items = [shard_item(source, plan) for plan in plans]
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        WriteShard(folder, source, config), batch_size=1, label_selector=labels or None
+        WriteShard(folder, source, config),
+        batch_size=1,
+        label_selector=labels or None,
+        **TASK_OPTIONS,
     )
 
 

@@ -17,7 +17,7 @@ from facevae.checkpoint import LoadedModel, ModelCard, load_model
 from facevae.config import AttributesConfig, Split
 from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UserError
-from facevae.lease import one_driver
+from facevae.lock import run_lock
 from facevae.progress import say
 from facevae.ray_job import submission_id
 from facevae.tracking import (
@@ -59,7 +59,7 @@ def compute_attributes(config: AttributesConfig) -> dict[str, float]:
         _check_claim(output, config, manifest, model.card)
         say(f"already done: {output}")
         return dict(storage.read_json(result))
-    with one_driver(output, "facevae attributes", submission_id()):
+    with run_lock(output, "facevae attributes", submission_id()):
         _check_claim(output, config, manifest, model.card)
         metrics = _compute(config, output, folder, manifest, model)
         storage.write_json(result, metrics)

@@ -15,7 +15,7 @@ from facevae.benchmark.bench import Bench
 from facevae.benchmark.cases import Measured
 from facevae.config import BenchmarkConfig, ScalingConfig
 from facevae.errors import UserError
-from facevae.lease import one_driver
+from facevae.lock import run_lock
 from facevae.progress import say
 from facevae.ray_job import submission_id
 from facevae.tracking import start_run, store_uri
@@ -55,7 +55,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, float]:
         )
     before = None if config.against is None else _result(config.against)
     storage.make_folder(output)
-    with one_driver(output, "facevae benchmark", submission_id()):
+    with run_lock(output, "facevae benchmark", submission_id()):
         _check_claim(output, config)
         return _measure(config, output, before)
 

@@ -5,7 +5,7 @@ from facevae.config import ShardsConfig
 from facevae.data.sharding import claim_folder, make_shards, make_source
 from facevae.data.shards import Manifest, read_manifest
 from facevae.data.sources import FaceSource
-from facevae.lease import one_driver
+from facevae.lock import run_lock
 from facevae.progress import say
 from facevae.ray_job import submission_id
 from facevae.tracking import start_run
@@ -30,7 +30,7 @@ def shard_faces(config: ShardsConfig) -> dict[str, float]:
         claim_folder(config.output, source, config.sharding)
         say(f"already done: {config.output}")
         return _figures(read_manifest(config.output))
-    with one_driver(config.output, "facevae shards", submission_id()):
+    with run_lock(config.output, "facevae shards", submission_id()):
         claim_folder(config.output, source, config.sharding)
         figures = _shard(config, source)
         storage.write_json(result, figures)

@@ -21,7 +21,7 @@ from facevae.config import ShardsConfig, TrainConfig
 from facevae.data.order import spread_images
 from facevae.data.shards import Manifest, read_manifest
 from facevae.errors import UserError
-from facevae.lease import one_driver
+from facevae.lock import run_lock
 from facevae.models.perceptual import check_perceptual_network
 from facevae.models.perceptual_weights import perceptual_weights_digest
 from facevae.pixels import crop_and_resize
@@ -79,7 +79,7 @@ def train_model(config: TrainConfig) -> dict[str, float]:
         return dict(storage.read_json(result))
     given = None if config.shards is None else _checked(storage.absolute(config.shards))
     storage.make_folder(output)
-    with one_driver(output, "facevae train", submission_id()):
+    with run_lock(output, "facevae train", submission_id()):
         _check_claim(output, config)
         metrics = _train(config, output, given)
         storage.write_json(result, metrics)

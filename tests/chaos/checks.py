@@ -62,7 +62,7 @@ def broken_laws(found: Outcome, quiet: Outcome) -> list[str]:
     names = [*_names(found, quiet)]
     if any(line.startswith("lost") for line in names):
         return names  # the others would fail for want of files
-    laws = (_bytes, _manifests, _images, _checkpoints, _histories, _runs, _leases)
+    laws = (_bytes, _manifests, _images, _checkpoints, _histories, _runs)
     return [*names, *(line for law in laws for line in law(found, quiet))]
 
 
@@ -185,12 +185,6 @@ def _metrics(run: RunRecord, quiet: RunRecord) -> Iterator[str]:
             p for p in theirs if _is_exact(key, p[0], short)
         }:
             yield f"MLflow, {run.verb}: {key} has other values"
-
-
-def _leases(found: Outcome, _quiet: Outcome) -> Iterator[str]:
-    for name in found.files:
-        if name.endswith("/driver.json") and _json(found, name)["ended"] is None:
-            yield f"the lease {name} was not given back"
 
 
 def _json(outcome: Outcome, name: str) -> Mapping[str, Any]:

@@ -64,7 +64,6 @@ def runs() -> list[RunRecord]:
 def outcome(**files: bytes) -> Outcome:
     """What a tiny pipeline leaves: four images in two shards."""
     shards = [{"name": "train-00000", "rows": 3}, {"name": "val-00000", "rows": 1}]
-    lease = json.dumps({"ended": "2026-01-01"}).encode()
     return Outcome(
         {
             "shards/manifest.json": json.dumps({"digest": "abc", "shards": shards}).encode(),
@@ -76,7 +75,6 @@ def outcome(**files: bytes) -> Outcome:
             "train/model/model.safetensors": b"weights",
             f"{CHECKPOINT}optimizer.pt": b"moments",
             LAST_CHECKPOINT: history(),
-            "train/driver.json": lease,
             **files,
         },
         runs(),
@@ -114,14 +112,14 @@ LAST = {"train/checkpoints/step_0000035/model.json": b""}
             ).encode()},
             "repeated: train/loss of step 2",
         ),
-        ({"shards/tries/train-00000/0.json": b"{}"}, "left over: shards/tries/train-00000/0.json"),
+        ({"shards/data/.x.parquet": b""}, "left over: shards/data/.x.parquet"),
         ({"attributes/.x.tmp": b""}, "left over: attributes/.x.tmp"),
         (LAST, "left over: a part of checkpoint step_0000035"),
         (
             {f"train/checkpoints/step_{s:07d}/training.json": b"" for s in (5, 10, 15, 20)},
             "left over: 5 checkpoints",
         ),
-        ({"train/driver.json": b'{"ended": null}'}, "the lease train/driver.json"),
+        ({"train/driver.lock.000001": b"{}"}, "left over: train/driver.lock.000001"),
         (
             {"shards/manifest.json": outcome().files["shards/manifest.json"].replace(b"b", b"x")},
             "the data set's digest is axc",
