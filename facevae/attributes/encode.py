@@ -119,11 +119,7 @@ class ReadShard:
 
 
 class EncodeShard:
-<<<<<<< HEAD
-    """An actor: one shard, by name or decoded -> its latents and statistics as files."""
-=======
-    """An actor: one shard's decoded row -> its latents and statistics as files; {name, error}."""
->>>>>>> 4b98930c59f90b510ce1d397581186692f383502
+    """An actor: a shard, by name or decoded -> its latents and statistics as files; {name, error}."""
 
     def __init__(
         self,
@@ -141,22 +137,8 @@ class EncodeShard:
         vae: VAE = ray.get(weights)
         fold_batch_norms(vae)
         self._vae = vae.to(device).to(memory_format=torch.channels_last)
-<<<<<<< HEAD
         self._folder, self._output, self._config = folder, output, config
         self._class_scatter = class_scatter
-        self._tries = Tries(output, config.tries)
-
-    def __call__(self, batch: Row) -> Row:
-        """Encode one shard and write what it leaves, if an actor that died has not done so."""
-        shard = Shard(*(np.asarray(batch[field.name][0]).item() for field in fields(Shard)))
-        if _finished(self._output, shard) is None:
-            with self._tries.one(shard.name):
-                # On CPU nothing is gained by moving pixels between processes: read here.
-                decoded = batch if "pixels" in batch else read_pixels(self._folder, batch)
-                self._encode(shard, decoded)
-        return {"name": [shard.name]}
-=======
-        self._output, self._config, self._class_scatter = output, config, class_scatter
 
     def __call__(self, batch: Row) -> Row:
         """Encode one shard and write what it leaves; an error becomes a row."""
@@ -165,10 +147,11 @@ class EncodeShard:
         return result_row(str(batch["name"][0]), lambda: self._write(batch))
 
     def _write(self, batch: Row) -> None:
-        shard = _shard_of(batch)
+        shard = Shard(*(np.asarray(batch[field.name][0]).item() for field in fields(Shard)))
         if _finished(self._output, shard) is None:  # an actor that died may have done so
-            self._encode(shard, self._decoded(batch))
->>>>>>> 4b98930c59f90b510ce1d397581186692f383502
+            # On CPU nothing is gained by moving pixels between processes: read here.
+            decoded = batch if "pixels" in batch else read_pixels(self._folder, batch)
+            self._encode(shard, decoded)
 
     def _encode(self, shard: Shard, batch: Row) -> None:
         stored, attributes = np.asarray(batch["pixels"][0]), np.asarray(batch["attributes"][0])
@@ -274,13 +257,6 @@ def _tasks(
     is_first: bool,
 ) -> "ray.data.Dataset":
     dataset = ray.data.from_items([asdict(s) for s in todo], override_num_blocks=len(todo))
-<<<<<<< HEAD
-    if plan.use_gpu:
-        reader = ReadShard(folder, Tries(output, config.tries))
-        dataset = dataset.map_batches(
-            reader, batch_size=1, label_selector=plan.reader_labels or None
-=======
-    encoder = (output, ray.put(model.vae), config, plan, manifest.missing_labels)
     # The shard that waits at an actor while another is encoded fails with it if that one kills the
     # actor: in the first round, which is never the last for a shard that has a second attempt.
     waiting = None if is_first else 1
@@ -288,26 +264,17 @@ def _tasks(
         size=min(plan.actors, len(todo)), max_tasks_in_flight_per_actor=waiting
     )
     if plan.use_gpu:
-        return dataset.map_batches(
+        dataset = dataset.map_batches(
             ReadShard(folder),
             batch_size=1,
             label_selector=plan.reader_labels or None,
             **TASK_OPTIONS,
-        ).map_batches(
-            EncodeShard,
-            fn_constructor_args=encoder,
-            compute=pool,
-            batch_size=1,
-            num_gpus=1,
-            label_selector=plan.encoder_labels or None,
-            **ACTOR_OPTIONS,
->>>>>>> 4b98930c59f90b510ce1d397581186692f383502
         )
     encoder = (folder, output, ray.put(model.vae), config, plan, manifest.missing_labels)
     return dataset.map_batches(
         EncodeShard,
         fn_constructor_args=encoder,
-        compute=ray.data.ActorPoolStrategy(size=min(plan.actors, len(todo))),
+        compute=pool,
         batch_size=1,
         **({"num_gpus": 1} if plan.use_gpu else {"num_cpus": plan.cpus}),
         label_selector=plan.encoder_labels or None,
