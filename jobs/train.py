@@ -2,7 +2,7 @@
 
 import sys
 
-from facevae.cli import run_verb
+from facevae.cli import run_command
 
 if __name__ == "__main__":
-    sys.exit(run_verb("train", sys.argv[1:]))
+    sys.exit(run_command("train", sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What the tests share: drawn faces in shards, and one Ray cluster a session."""
+"""What the tests share: synthetic faces in shards, and one Ray cluster per session."""
 
 import os
 import uuid
@@ -10,9 +10,9 @@ import pytest
 import torch
 from moto.server import ThreadedMotoServer
 
-from facevae import runtime
+from facevae.commands.shards import shard_faces
 from facevae.config import ShardsConfig
-from facevae.verbs.shards import shard_faces
+from facevae.ray_cluster.connect import connect
 from tests.gcs_server import gcs_server
 
 
@@ -80,17 +80,17 @@ def gcs(gcs_objects):
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """The session's Ray, started as a verb starts it."""
+    """The session's Ray, started as a command starts it."""
     import ray
 
-    runtime.connect()
+    connect()
     yield
     ray.shutdown()
 
 
 @pytest.fixture(scope="session")
 def shards(ray_cluster, tmp_path_factory) -> Path:
-    """A folder of shards: 600 drawn faces at 64 pixels, in shards of 100."""
+    """A folder of shards: 600 synthetic faces at 64 pixels, in shards of 100."""
     folder = tmp_path_factory.mktemp("data") / "shards"
     shard_faces(
         ShardsConfig(

@@ -33,17 +33,19 @@ def exports(cluster: Cluster) -> str:
 def main() -> int:
     """Run `cluster/local`; returns the exit code."""
     parser = argparse.ArgumentParser(prog="cluster/local", description=__doc__.splitlines()[0])
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    start = verbs.add_parser("up", help="start the cluster")
+    commands = parser.add_subparsers(dest="verb", required=True)
+    start = commands.add_parser("up", help="start the cluster")
     start.add_argument("--workers", type=_positive, default=2, help="Ray worker nodes (2)")
     start.add_argument("--cpus", type=_positive, help="CPUs of a worker (its share of them)")
-    verbs.add_parser("env", help='print exports: eval "$(cluster/local env)"')
+    commands.add_parser("env", help='print exports: eval "$(cluster/local env)"')
     for name, meaning in (("kill", "end a part at once"), ("start", "start a killed part again")):
-        verb = verbs.add_parser(name, help=f"{meaning}: s3, postgres, mlflow, head, worker-1 ...")
-        verb.add_argument("part")
-    verbs.add_parser("down", help="end what up started")
-    for verb in verbs.choices.values():
-        verb.add_argument("--folder", type=Path, default=FOLDER, help="where it is remembered")
+        command = commands.add_parser(
+            name, help=f"{meaning}: s3, postgres, mlflow, head, worker-1 ..."
+        )
+        command.add_argument("part")
+    commands.add_parser("down", help="end what up started")
+    for command in commands.choices.values():
+        command.add_argument("--folder", type=Path, default=FOLDER, help="where it is remembered")
     arguments = parser.parse_args()
     try:
         cluster = Cluster(arguments.folder)

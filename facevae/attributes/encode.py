@@ -15,26 +15,33 @@ import numpy as np
 import ray
 import torch
 
-from facevae import storage
 from facevae.attributes.latents import LATENTS, encode_pixels, latents_uri, write_latents
 from facevae.attributes.statistics import AttributeStatistics, ShardStatistics
 from facevae.attributes.vectors import LatentBatch
-from facevae.checkpoint import LoadedModel
 from facevae.config import EncodingConfig
-from facevae.data import shards
+from facevae.data import shard_files
 from facevae.data.images import decode_jpegs
-from facevae.data.shards import Manifest, Shard
+from facevae.data.shard_files import Manifest, Shard
 from facevae.errors import UNREADABLE, TooSmallError, UserError
 from facevae.models import VAE
+from facevae.models.checkpoint import LoadedModel
 from facevae.models.folding import fold_batch_norms
-from facevae.progress import progress, say
-from facevae.retries import ACTOR_OPTIONS, TASK_OPTIONS, reason_of, result_row, run_with_retries
-from facevae.runtime import LOST_PROCESS, Node, errors_left_out, in_pool, pool_labels
+from facevae.ray_cluster.connect import LOST_PROCESS, errors_left_out
+from facevae.ray_cluster.nodes import Node, in_pool, pool_labels
+from facevae.runs import storage
+from facevae.runs.progress import log, progress
+from facevae.runs.retries import (
+    ACTOR_OPTIONS,
+    TASK_OPTIONS,
+    reason_of,
+    result_row,
+    run_with_retries,
+)
 
 STATISTICS = "statistics"
 WRITTEN = {
-    LATENTS: rf"{shards.NAME_PATTERN}\.parquet",
-    STATISTICS: rf"{shards.NAME_PATTERN}\.npz",
+    LATENTS: rf"{shard_files.NAME_PATTERN}\.parquet",
+    STATISTICS: rf"{shard_files.NAME_PATTERN}\.npz",
 }
 """what actors write, by folder"""
 Row = dict[str, Any]
@@ -93,7 +100,7 @@ def statistics_uri(folder: str, shard: str) -> str:
 
 def read_pixels(folder: str, batch: Row) -> Row:
     """A shard by name -> its decoded pixels, labels and ids, as one row."""
-    rows = shards.read_shard(folder, batch["name"][0])
+    rows = shard_files.read_shard(folder, batch["name"][0])
     return {
         **batch,
         "pixels": decode_jpegs(rows.images)[None],
@@ -119,7 +126,7 @@ class ReadShard:
 
 
 class EncodeShard:
-    """An actor: a shard, by name or decoded -> its latents and statistics as files; {name, error}."""
+    """An actor: a shard, by name or decoded -> {name, error}; writes latents and statistics."""
 
     def __init__(
         self,
@@ -284,7 +291,7 @@ def _tasks(
 
 def _write_statistics(output: str, name: str, sha256: str, statistics: AttributeStatistics) -> None:
     uri = statistics_uri(output, name)
-    with storage.atomic_file(uri, lasting=False) as path, path.open("wb") as file:
+    with storage.atomic_file(uri, fsync=False) as path, path.open("wb") as file:
         arrays: dict[str, Any] = {**statistics.to_arrays(), "shard_sha256": np.array(sha256)}
         np.savez(file, **arrays)
 
@@ -301,7 +308,7 @@ def _finished(output: str, shard: Shard) -> ShardStatistics | None:
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("it holds something else than arrays")
     except UNREADABLE as error:
-        say(f"{uri} is damaged ({reason_of(error)}); its shard is encoded again")
+        log(f"{uri} is damaged ({reason_of(error)}); its shard is encoded again")
         return None
     if str(arrays.pop("shard_sha256", "")) != shard.sha256:
         return None

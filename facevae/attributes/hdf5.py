@@ -20,7 +20,7 @@ from jaxtyping import Int64
 from facevae.attributes.global_heaps import check_heaps_of
 from facevae.attributes.vectors import AttributeVectors, LatentBatch, index_of
 from facevae.errors import UserError, refuse_damaged
-from facevae.storage import atomic_file, open_to_read
+from facevae.runs.storage import atomic_file, open_to_read
 
 VECTORS = "attribute_vectors.h5"
 """the file of a run's vectors in its output folder"""

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float32, UInt8
 
-from facevae import storage
 from facevae.attributes.vectors import LatentBatch
-from facevae.data.shards import Manifest, matrix, read_columns, values
+from facevae.data.shard_files import Manifest, matrix, read_columns, values
 from facevae.errors import refuse_damaged
 from facevae.models import VAE
 from facevae.pixels import model_input
+from facevae.runs import storage
 
 LATENTS = "latents"
 _COLUMNS = ("image_id", "split", "latent", "attributes")

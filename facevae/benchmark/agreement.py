@@ -13,14 +13,14 @@ from torch import Tensor
 
 from facevae.attributes.hdf5 import read_vectors
 from facevae.benchmark.plain import PlainLoss
-from facevae.benchmark.training import Steps, batches_of, device, resident_batch
-from facevae.checkpoint import load_model
-from facevae.data import shards
+from facevae.benchmark.step_rate import Steps, batches_of, device, resident_batch
+from facevae.data import shard_files
 from facevae.data.images import decode_jpegs
 from facevae.models import VAE
+from facevae.models.checkpoint import load_model
 from facevae.pixels import model_input
-from facevae.training.build import build_trainee
-from facevae.training.step import Trainee, chance
+from facevae.training.build import build_trainer
+from facevae.training.step import Trainer, step_noise
 
 PLAIN_BATCH = 64
 
@@ -33,18 +33,18 @@ def loss_difference(steps: Steps) -> float:
 
 def gradient_difference(steps: Steps) -> float:
     """The same of the gradient, by its norm over all weights."""
-    ours, plain, trainee, plain_loss = _first_step(steps)
-    mine, theirs = _gradient(ours, trainee.vae), _gradient(plain, plain_loss.vae)
+    ours, plain, trainer, plain_loss = _first_step(steps)
+    mine, theirs = _gradient(ours, trainer.vae), _gradient(plain, plain_loss.vae)
     return float((mine - theirs).norm() / theirs.norm())
 
 
 def last_loss(steps: Steps) -> float:
     """The mean loss of the last quarter of a training, with the weights and noise of its seed."""
     torch.set_num_threads(steps.threads)
-    trainee = build_trainee(steps.config, device())
+    trainer = build_trainer(steps.config, device())
     batches = islice(batches_of(steps), steps.number)
     losses = [
-        float(trainee(torch.from_numpy(batch).to(device()), number).total)
+        float(trainer(torch.from_numpy(batch).to(device()), number).total)
         for number, batch in enumerate(batches, 1)
     ]
     return float(np.mean(losses[-max(1, steps.number // 4) :]))
@@ -66,8 +66,8 @@ def vector_difference(done: Vectors) -> float:
     """
     vae = load_model(Path(done.model)).vae
     latents, labels = [], []
-    for shard in shards.read_manifest(done.shards).of_split("train"):
-        rows = shards.read_shard(done.shards, shard.name)
+    for shard in shard_files.read_manifest(done.shards).of_split("train"):
+        rows = shard_files.read_shard(done.shards, shard.name)
         for pixels in torch.from_numpy(decode_jpegs(rows.images)).split(PLAIN_BATCH):
             images = model_input(pixels, vae.image_size, vae.resize_method).contiguous()
             latents.append(vae.encode(images).mean.double().numpy())
@@ -83,16 +83,16 @@ def vector_difference(done: Vectors) -> float:
     return max(differences)
 
 
-def _first_step(steps: Steps) -> tuple[Tensor, Tensor, Trainee, PlainLoss]:
+def _first_step(steps: Steps) -> tuple[Tensor, Tensor, Trainer, PlainLoss]:
     """Our loss of one batch and the plain one, differentiable, and what computed them."""
     torch.set_num_threads(steps.threads)
-    trainee, plain = build_trainee(steps.config, device()), PlainLoss(steps.config).to(device())
+    trainer, plain = build_trainer(steps.config, device()), PlainLoss(steps.config).to(device())
     stored, training = resident_batch(steps), steps.config.training
-    draws = chance(
-        training.seed, 1, training.global_batch_size, *trainee.rank, trainee.vae.latent_size
+    draws = step_noise(
+        training.seed, 1, training.global_batch_size, *trainer.rank, trainer.vae.latent_size
     )
     theirs = plain(stored, draws.noise.to(device()))
-    return trainee.loss(stored, 1).total, theirs, trainee, plain
+    return trainer.loss(stored, 1).total, theirs, trainer, plain
 
 
 def _gradient(loss: Tensor, vae: VAE) -> Tensor:

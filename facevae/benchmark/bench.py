@@ -1,4 +1,4 @@
-"""Where a benchmark keeps its things, and how it runs the verbs of this program."""
+"""Where a benchmark keeps its things, and how it runs the commands of this program."""
 
 import json
 import time
@@ -13,9 +13,9 @@ from facenet_pytorch.models.inception_resnet_v1 import InceptionResnetV1
 from safetensors.torch import save_file
 from torch import nn
 
-from facevae import storage
-from facevae.benchmark.command import Moment, Watched, run_command
-from facevae.config import BenchmarkConfig, Frozen, ShardsConfig, TrainConfig
+from facevae.benchmark.watched_command import Moment, Watched, run_command
+from facevae.config import BenchmarkConfig, Settings, ShardsConfig, TrainConfig
+from facevae.runs import storage
 
 LOGGED_ROWS = 8
 """logged rates of one training"""
@@ -31,22 +31,22 @@ class Bench:
 
     def run(
         self,
-        verb: str,
-        config: Frozen,
+        command: str,
+        config: Settings,
         at: Callable[[Moment, psutil.Process], None] | None = None,
     ) -> Watched:
-        """Run a verb with a configuration in a process of its own; `at` as in `run_command`."""
-        file = self.folder / "settings" / f"{next(self._numbers):03d}-{verb}.yaml"
+        """Run a command with a configuration in a process of its own; `at` as in `run_command`."""
+        file = self.folder / "settings" / f"{next(self._numbers):03d}-{command}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(config.model_dump(mode="json", exclude_none=True), indent=1))
-        return run_command([verb, "--config", str(file)], at)
+        return run_command([command, "--config", str(file)], at)
 
     def fresh(self, name: str) -> str:
         """A folder that no run has used."""
         return str(self.folder / "runs" / f"{time.time_ns()}-{name}")
 
     def shards(self, faces: int, image_size: int) -> str:
-        """A folder of shards of drawn faces, made the first time."""
+        """A folder of shards of synthetic faces, made the first time."""
         folder = str(self.folder / "shards" / f"{faces}-{image_size}")
         self.run("shards", self.shards_config(folder, faces, image_size))
         return folder
@@ -54,7 +54,7 @@ class Bench:
     def shards_config(
         self, folder: str, faces: int, image_size: int, **sharding: Any
     ) -> ShardsConfig:
-        """Drawn faces to a folder of shards."""
+        """Synthetic faces to a folder of shards."""
         return ShardsConfig(
             output=folder,
             drawn={"count": faces},

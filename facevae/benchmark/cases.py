@@ -1,7 +1,7 @@
 """What is measured: the program beside the same work without Ray, and beside bare computing.
 
-A case returns measurements by name, one value a round, or one in all. Rates are images a second,
-but for the matrix peak; ratios are of values of the same round.
+A case returns measurements by name, one value per round, or one in all. Rates are in images per
+second, but for the matrix peak; ratios are of values of the same round.
 """
 
 import statistics
@@ -12,14 +12,12 @@ from pathlib import Path
 
 import torch
 
-from facevae import runtime, storage
 from facevae.attributes.encode import plan_encoders
 from facevae.attributes.hdf5 import VECTORS
-from facevae.benchmark import agreement, encoding, sharding, training
+from facevae.benchmark import agreement, encoding_rate, shard_rate, step_rate
 from facevae.benchmark.agreement import Vectors
 from facevae.benchmark.bench import Bench
-from facevae.benchmark.command import Watched, run_command
-from facevae.benchmark.encoding import Images
+from facevae.benchmark.encoding_rate import Images
 from facevae.benchmark.resume import (
     Trainings,
     seconds_a_step,
@@ -27,15 +25,18 @@ from facevae.benchmark.resume import (
     seconds_after_a_new_command,
 )
 from facevae.benchmark.samples import in_turn, ratios
-from facevae.benchmark.sharding import Faces
+from facevae.benchmark.shard_rate import Faces
+from facevae.benchmark.step_rate import Steps
 from facevae.benchmark.tasks import in_fresh_process
-from facevae.benchmark.training import Steps
+from facevae.benchmark.watched_command import Watched, run_command
 from facevae.config import AttributesConfig, EditConfig, EncodingConfig, ModelName, TrainConfig
-from facevae.data.shards import read_manifest
+from facevae.data.shard_files import read_manifest
 from facevae.errors import UserError
-from facevae.progress import say
-from facevae.training.checkpoints import Checkpoints
-from facevae.training.resources import plan_workers
+from facevae.ray_cluster.nodes import cluster_nodes
+from facevae.ray_cluster.placement import plan_workers
+from facevae.runs import storage
+from facevae.runs.progress import log
+from facevae.training.checkpoint_manager import CheckpointManager
 
 Measured = dict[str, list[float]]
 WIKI_LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
@@ -57,7 +58,7 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
     shards = bench.shards(TRAINING_FACES, LOSSES[loss])
     settings = {"model": {"name": model}, "loss": _loss(bench, loss)}
     config = bench.train_config(shards, bench.fresh("train"), **settings)
-    plan = plan_workers(config.scaling, runtime.nodes())
+    plan = plan_workers(config.scaling, cluster_nodes())
     steps = Steps(config, shards, plan.threads, max(4, bench.config.steps // 4))
     ours: dict[int, list[tuple[TrainConfig, Watched]]] = {1: [], 2: []}
 
@@ -74,16 +75,16 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
         return in_fresh_process(function, steps, plan.cpus, gpus, plan.worker_labels)
 
     measures: dict[str, Callable[[], float]] = {
-        "matrix_peak": alone(training.matrix_peak),
-        "unoptimised": alone(training.unoptimised),
-        "ceiling": alone(training.ceiling),
-        "bare_loop": alone(training.bare_loop),
+        "matrix_peak": alone(step_rate.matrix_peak),
+        "unoptimised": alone(step_rate.unoptimised),
+        "ceiling": alone(step_rate.ceiling),
+        "bare_loop": alone(step_rate.bare_loop),
         "ours": partial(through_ray, 1),
         "ours_two_workers": partial(through_ray, 2),
     }
-    rates = in_turn(measures, bench.config.rounds, say)
+    rates = in_turn(measures, bench.config.rounds, log)
     watched = [each for _, each in ours[1]]
-    operations = alone(training.operations_per_image)()
+    operations = alone(step_rate.operations_per_image)()
     at_peak = [peak / operations for peak in rates["matrix_peak"]]
     return {
         **rates,
@@ -112,7 +113,7 @@ def attributes_case(bench: Bench) -> Measured:
     shards = {faces: bench.shards(faces, bench.config.image_size) for faces in (many, few)}
     model = _trained(bench)
     settings = EncodingConfig(precision="bf16" if bench.config.precision == "bf16" else "fp32")
-    plan = plan_encoders(settings, runtime.nodes())
+    plan = plan_encoders(settings, cluster_nodes())
     cpus = _cpus()
     names = [shard.name for shard in read_manifest(shards[many]).shards[:BARE_SHARDS]]
     images = Images(shards[many], names, str(Path(model) / "model"), settings, cpus, plan.use_gpu)
@@ -133,13 +134,13 @@ def attributes_case(bench: Bench) -> Measured:
         return in_fresh_process(function, images, cpus, float(plan.use_gpu))
 
     measures: dict[str, Callable[[], float]] = {
-        "decoding": alone(encoding.decoding),
-        "encoding": alone(encoding.encoding),
-        "bare_loop": alone(encoding.bare_loop),
+        "decoding": alone(encoding_rate.decoding),
+        "encoding": alone(encoding_rate.encoding),
+        "bare_loop": alone(encoding_rate.bare_loop),
         "ours": partial(through_ray, many),
         "ours_few": partial(through_ray, few),
     }
-    rates = in_turn(measures, bench.config.rounds, say)
+    rates = in_turn(measures, bench.config.rounds, log)
     ceiling = [min(both) for both in zip(rates["decoding"], rates["encoding"], strict=True)]
     seconds = {
         faces: list(map(_without_start, passes[faces], rates[name]))
@@ -165,7 +166,7 @@ def agreement_case(bench: Bench) -> Measured:
     Trainings in bf16 and fp32 are compared where the benchmark's are in bf16.
     """
     shards = bench.shards(TRAINING_FACES, LOSSES["facenet"])
-    plan = plan_workers(bench.train_config(shards, "").scaling, runtime.nodes())
+    plan = plan_workers(bench.train_config(shards, "").scaling, cluster_nodes())
     gpus = plan.resources().get("GPU", 0.0)
 
     def of_seeds(function: Callable[[Steps], float], precision: str) -> Callable[[], float]:
@@ -186,7 +187,7 @@ def agreement_case(bench: Bench) -> Measured:
     }
     if bench.config.precision == "bf16":  # emulated it would take hours, and nobody trains so
         measures["last_loss_bf16"] = of_seeds(agreement.last_loss, "bf16")
-    found = in_turn(measures, bench.config.rounds, say)
+    found = in_turn(measures, bench.config.rounds, log)
     full, half = found["last_loss_fp32"], found.get("last_loss_bf16")
     differences = [] if half is None else [abs(ratio - 1) for ratio in ratios(half, full)]
     return {
@@ -204,7 +205,7 @@ def _vector_difference(bench: Bench) -> float:
 
 
 def sharding_case(bench: Bench) -> Measured:
-    """Drawn faces to shards: bare drawing and storing, a process a core, and Ray."""
+    """Synthetic faces to shards: bare drawing and storing, a process per core, and Ray."""
     plan = {"images_per_shard": 128}  # so that there are many tasks
     size, cpus = bench.config.image_size, _cpus()
     faces = Faces(bench.shards_config("", SHARDING_FACES, size, **plan), cpus)
@@ -216,11 +217,11 @@ def sharding_case(bench: Bench) -> Measured:
         return _steady_rate(watched[-1], "shards", cpus)
 
     measures: dict[str, Callable[[], float]] = {
-        "ceiling": in_fresh_process(sharding.ceiling, faces, cpus),
-        "bare_loop": in_fresh_process(sharding.bare_loop, faces, cpus),
+        "ceiling": in_fresh_process(shard_rate.ceiling, faces, cpus),
+        "bare_loop": in_fresh_process(shard_rate.bare_loop, faces, cpus),
         "ours": through_ray,
     }
-    rates = in_turn(measures, bench.config.rounds, say)
+    rates = in_turn(measures, bench.config.rounds, log)
     return {
         **rates,
         "share_of_ceiling": ratios(rates["ours"], rates["ceiling"]),
@@ -246,7 +247,7 @@ def resume_case(bench: Bench) -> Measured:
             ),
         },
         bench.config.rounds,
-        say,
+        log,
     )
     plain, kept = rounds["seconds_of_a_step"], rounds["seconds_of_a_step_with_checkpoints"]
     between = (steps - 1) / ((steps - 1) // every)  # steps, on average, from one to the next
@@ -275,12 +276,12 @@ def start_case(bench: Bench) -> Measured:
         "seconds_of_help": lambda: run_command(["--help"]).seconds,
         "seconds_of_edit": edit,
     }
-    return in_turn(measures, bench.config.rounds, say)
+    return in_turn(measures, bench.config.rounds, log)
 
 
 def _cpus() -> int:
     """The CPUs of the largest node that is here."""
-    return max(int(node.cpus) for node in runtime.nodes() if node.is_here)
+    return max(int(node.cpus) for node in cluster_nodes() if node.is_here)
 
 
 def _loss(bench: Bench, name: str) -> dict[str, object]:
@@ -315,7 +316,7 @@ def _few_shards(bench: Bench) -> str:
 
 def _logged(config: TrainConfig, name: str) -> list[float]:
     """A logged value of a finished training, its first rows left out."""
-    state = Checkpoints(storage.absolute(config.output), config.training).newest()
+    state = CheckpointManager(storage.absolute(config.output), config.training).newest()
     assert state is not None
     values = [row[name] for row in state.history if name in row]
     return values[ROWS_LEFT_OUT:]

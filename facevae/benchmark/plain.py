@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facevae.config import LossConfig, TrainConfig
-from facevae.losses import REFERENCE_BATCH, kl_divergence
 from facevae.models import build_vae
-from facevae.models.perceptual import INCEPTION_STAGES, ONET_STAGES
-from facevae.models.perceptual_weights import fetch_weights, load_weights
+from facevae.perceptual.network import INCEPTION_STAGES, ONET_STAGES
+from facevae.perceptual.weights import fetch_weights, load_weights
 from facevae.pixels import denormalise, model_input, to_float
+from facevae.training.losses import REFERENCE_BATCH, kl_divergence
 
 
 class PlainLoss(nn.Module):

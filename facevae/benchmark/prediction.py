@@ -20,11 +20,11 @@ class Machine(NamedTuple):
     """Rates of one machine's parts, and what an hour of it costs."""
 
     trained: float
-    """images a second that one worker trains, alone"""
+    """images per second that one worker trains, alone"""
     encoded: float
-    """images a second that one encoder encodes: a GPU, or a core if `is_cpu`"""
+    """images per second that one encoder encodes: a GPU, or a core if `is_cpu`"""
     decoded: float
-    """images a second that one core decodes"""
+    """images per second that one core decodes"""
     cores: int
     """cores beside each worker or encoder that may decode"""
     dollars: float
@@ -34,7 +34,7 @@ class Machine(NamedTuple):
 
 
 class Network(NamedTuple):
-    """Between machines, and to the object store, in bytes a second for each machine."""
+    """Between machines, and to the object store, in bytes per second for each machine."""
 
     between: float
     store: float
@@ -180,16 +180,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--measured_cores", type=int, default=2, help="cores of the machine that was measured")
     add("--cpu", action="store_true", help="no GPUs, here and there: the cores encode too")
     add("--dollars", type=float, default=0.0, help="price of an hour of a worker with its cores")
-    add("--between", type=float, default=1.25e9, help="bytes a second between machines")
-    add("--store", type=float, default=5e8, help="bytes a second from the object store")
+    add("--between", type=float, default=1.25e9, help="bytes per second between machines")
+    add("--store", type=float, default=5e8, help="bytes per second from the object store")
     add("--bytes_per_image", type=float, default=10_100, help="stored size of an image")
-    add("--trained", type=float, help="images a second of one worker, instead of the measured")
+    add("--trained", type=float, help="images per second of one worker, instead of the measured")
     add(
         "--encoded",
         type=float,
-        help="images a second of one encoder (with --cpu of one core), instead of the measured",
+        help="images per second of one encoder (with --cpu of one core), instead of the measured",
     )
-    add("--decoded", type=float, help="images a second of one core, instead of the measured")
+    add("--decoded", type=float, help="images per second of one core, instead of the measured")
     return parser
 
 

@@ -15,7 +15,7 @@ HEADLINES = {
 """short names of the figures that are watched"""
 
 
-def figures(measured: Measured) -> dict[str, float]:
+def medians(measured: Measured) -> dict[str, float]:
     """The median of each measurement, the watched ones by their short names too."""
     medians = {name: spread(values).median for name, values in measured.items()}
     short = {name: medians[long] for name, long in HEADLINES.items() if long in medians}
@@ -58,11 +58,11 @@ RATES = (
     "unoptimised", "ceiling", "decoding", "encoding", "bare_loop", "ours", "ours_two_workers",
     "ours_few",
 )  # fmt: skip
-"""rates in images a second, in the order in which they are shown"""
+"""rates in images per second, in the order in which they are shown"""
 
 
 def rates(measured: Measured) -> dict[str, dict[str, Spread]]:
-    """What to draw: for each case its rates in images a second."""
+    """What to draw: for each case its rates in images per second."""
     panels: dict[str, dict[str, Spread]] = {}
     for rate in RATES:
         for name, values in measured.items():

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import psutil
 
-from facevae import storage
 from facevae.benchmark.bench import Bench
-from facevae.benchmark.command import Moment
+from facevae.benchmark.watched_command import Moment
 from facevae.config import TrainConfig
 from facevae.errors import UserError
-from facevae.training.checkpoints import Checkpoints
+from facevae.runs import storage
+from facevae.training.checkpoint_manager import CheckpointManager
 
 SEEN = 8
 """lines of progress that a training must have shown for its figures to mean something"""
@@ -105,7 +105,7 @@ def seconds_after_a_new_command(trainings: Trainings) -> float:
     """
     bench, half = trainings.bench, trainings.bench.config.steps // 2
     config = trainings.config(half)
-    checkpoint = Checkpoints(config.output, config.training).place(half)
+    checkpoint = CheckpointManager(config.output, config.training).uri(half)
 
     def kill(moment: Moment, driver: psutil.Process) -> None:
         if moment.step.title == "train" and moment.step.done > half and storage.exists(checkpoint):

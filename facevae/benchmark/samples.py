@@ -28,14 +28,14 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
 
 
 def in_turn(
-    measures: Mapping[str, Callable[[], float]], rounds: int, tell: Callable[[str], None]
+    measures: Mapping[str, Callable[[], float]], rounds: int, log: Callable[[str], None]
 ) -> dict[str, list[float]]:
     """Measure everything `rounds` times, one after the other, every second round backwards.
 
     Args:
         measures: what is measured, by name.
         rounds: how often.
-        tell: is told what is measured next, and what was found.
+        log: takes a line on what is measured next, and on what was found.
 
     Returns:
         By name, one result a round.
@@ -44,7 +44,7 @@ def in_turn(
     for number in range(rounds):
         names = list(measures)
         for name in names if number % 2 == 0 else reversed(names):
-            tell(f"benchmark: round {number + 1}/{rounds}, {name}")
+            log(f"benchmark: round {number + 1}/{rounds}, {name}")
             results[name].append(measures[name]())
-            tell(f"benchmark: {name} {results[name][-1]:,.4g}")
+            log(f"benchmark: {name} {results[name][-1]:,.4g}")
     return results

@@ -1,19 +1,28 @@
-"""Every setting of every verb, as frozen pydantic models; YAML and command line map onto these.
+"""Every setting of every command, as frozen pydantic models; YAML and command line map onto these.
 
-One model per concern, composed into one model per verb (`ShardsConfig` ... `QuickstartConfig`).
+One model per concern, composed into one model per command (`ShardsConfig` ... `QuickstartConfig`).
 Names carry scope and unit: `global_batch_size`, `warmup_steps`.
 """
 
 from facevae.config.base import (
-    CPU_QUANTUM,
     HELD_OUT_SPLITS,
+    READ_CPUS,
     Arithmetic,
-    Frozen,
     ModelName,
     Precision,
+    Settings,
     Split,
 )
-from facevae.config.data import CropBox, DrawnConfig, LabelEncoding, ShardingConfig
+from facevae.config.commands import (
+    AttributesConfig,
+    BenchmarkConfig,
+    EditConfig,
+    QuickstartConfig,
+    ShardsConfig,
+    SourceConfig,
+    TrainConfig,
+)
+from facevae.config.data import CropBox, LabelEncoding, ShardingConfig, SyntheticConfig
 from facevae.config.latents import EditingConfig, EncodingConfig
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import (
@@ -23,29 +32,18 @@ from facevae.config.training import (
     ScalingConfig,
     TrainingConfig,
 )
-from facevae.config.verbs import (
-    AttributesConfig,
-    BenchmarkConfig,
-    EditConfig,
-    QuickstartConfig,
-    ShardsConfig,
-    SourceConfig,
-    TrainConfig,
-)
 
 __all__ = [
-    "CPU_QUANTUM",
     "HELD_OUT_SPLITS",
     "PRETRAINED",
+    "READ_CPUS",
     "Arithmetic",
     "AttributesConfig",
     "BenchmarkConfig",
     "CropBox",
-    "DrawnConfig",
     "EditConfig",
     "EditingConfig",
     "EncodingConfig",
-    "Frozen",
     "LabelEncoding",
     "LossConfig",
     "ModelConfig",
@@ -53,10 +51,12 @@ __all__ = [
     "Precision",
     "QuickstartConfig",
     "ScalingConfig",
+    "Settings",
     "ShardingConfig",
     "ShardsConfig",
     "SourceConfig",
     "Split",
+    "SyntheticConfig",
     "TrackingConfig",
     "TrainConfig",
     "TrainingConfig",

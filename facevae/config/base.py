@@ -19,12 +19,12 @@ TRIES = (
     "how often a shard is tried that raises an error or whose process dies; the job finishes the "
     "others, and fails with the name of this one"
 )
-"""what that setting means, for every verb that has it"""
-CPU_QUANTUM = 0.25
+"""what that setting means, for every command that has it"""
+READ_CPUS = 0.25
 """the logical CPUs of one reader; CPUs are planned in multiples of it"""
 
 
-class Frozen(BaseModel):
+class Settings(BaseModel):
     """Immutable settings; an unknown key is an error, and so is a number that is not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -4,25 +4,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from facevae.config.base import TRIES, Frozen, Tries
+from facevae.config.base import TRIES, Settings, Tries
 
 LabelEncoding = Literal["auto", "signed", "binary"]
 CropBox = tuple[int, int, int, int]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class DrawnConfig(Frozen):
+class SyntheticConfig(Settings):
     """The embedded data set: synthetic portraits with known attributes."""
 
     count: int = Field(12_000, ge=1, description="faces to draw")
     seed: int = Field(0, ge=0, description="another seed, other faces")
 
 
-class ShardingConfig(Frozen):
+class ShardingConfig(Settings):
     """How source images become shards."""
 
     image_size: int = Field(
-        160, ge=16, le=1024, description="pixels a side of the stored square images"
+        160, ge=16, le=1024, description="pixels per side of the stored square images"
     )
     crop: Literal["auto", "square", "celeba"] | CropBox = Field(
         "auto",

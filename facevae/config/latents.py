@@ -4,16 +4,16 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from facevae.config.base import AUTO, TRIES, Frozen, Precision, Tries
+from facevae.config.base import AUTO, TRIES, Precision, Settings, Tries
 
 
-class EncodingConfig(Frozen):
+class EncodingConfig(Settings):
     """The pass that turns shards into latents and attribute vectors."""
 
     actors: int | None = Field(
         None,
         ge=1,
-        description="encoder actors; none: one a GPU, or one a CPU (of which it reserves three "
+        description="encoder actors; none: one per GPU, or one per CPU (of which it reserves three "
         "quarters), of the nodes that are there",
     )
     gpu: Literal["auto", "yes", "no"] = Field(
@@ -27,7 +27,7 @@ class EncodingConfig(Frozen):
     )
 
 
-class EditingConfig(Frozen):
+class EditingConfig(Settings):
     """Which faces, which attributes, how strongly."""
 
     preset: Literal["facenet_smile"] | None = Field(

@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from facevae.config.base import Frozen
+from facevae.config.base import Settings
 
 
-class TrackingConfig(Frozen):
+class TrackingConfig(Settings):
     """Where MLflow records the run."""
 
     uri: str | None = Field(
@@ -14,7 +14,7 @@ class TrackingConfig(Frozen):
         "store, else mlflow.db in the output folder",
     )
     experiment: str = Field("facevae", min_length=1, description="MLflow experiment")
-    run_name: str | None = Field(None, description="name of the run; none: the verb's name")
+    run_name: str | None = Field(None, description="name of the run; none: the command's name")
     register_as: str | None = Field(
         None, description="register the trained model under this name in the model registry"
     )
@@ -22,6 +22,6 @@ class TrackingConfig(Frozen):
     patience_seconds: float = Field(
         600,
         ge=0,
-        description="how long to wait for a tracking server that went away before a verb fails at "
-        "its end; its work is kept, and the same command delivers the rest",
+        description="how long to wait for a tracking server that went away before a command fails "
+        "at its end; its work is kept, and the same command delivers the rest",
     )

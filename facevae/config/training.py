@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from facevae.config.base import AUTO, CPU_QUANTUM, Frozen, ModelName, Precision
+from facevae.config.base import AUTO, READ_CPUS, ModelName, Precision, Settings
 
 PRETRAINED = ("vggface2", "casia-webface")
 """names of weights that facenet-pytorch downloads"""
 Workers = Annotated[int, Field(ge=1)]
 
 
-class ModelConfig(Frozen):
+class ModelConfig(Settings):
     """Which VAE, and in which form."""
 
     name: ModelName = Field(
@@ -31,7 +31,7 @@ class ModelConfig(Frozen):
     )
 
 
-class LossConfig(Frozen):
+class LossConfig(Settings):
     """alfa * mean KL + beta * 128 * mean reconstruction error, means over the global batch."""
 
     reconstruction: Literal["perceptual", "pixel"] = Field(
@@ -92,12 +92,12 @@ class LossConfig(Frozen):
         return self
 
 
-class TrainingConfig(Frozen):
+class TrainingConfig(Settings):
     """How long, how fast and in which order."""
 
     steps: int = Field(50_000, ge=1, description="optimiser steps in all")
     global_batch_size: int = Field(
-        128, ge=1, description="images a step over all workers, whatever their number"
+        128, ge=1, description="images per step over all workers, whatever their number"
     )
     seed: int = Field(666, ge=0, description="fixes image order, initial weights and latent noise")
     learning_rate: float = Field(2e-4, gt=0, description="Adam's step size after warm-up")
@@ -162,7 +162,7 @@ class TrainingConfig(Frozen):
         return self
 
 
-class ScalingConfig(Frozen):
+class ScalingConfig(Settings):
     """How much of the cluster training takes."""
 
     workers: Workers | tuple[Workers, Workers] = Field(
@@ -172,7 +172,7 @@ class ScalingConfig(Frozen):
     )
     gpu: Literal["auto", "yes", "no"] = Field(
         "auto",
-        description="auto: one GPU a worker (nccl) if the cluster has enough or can add them, "
+        description="auto: one GPU per worker (nccl) if the cluster has enough or can add them, "
         "else CPU",
     )
     cpus_per_worker: float | None = Field(
@@ -204,9 +204,9 @@ class ScalingConfig(Frozen):
             raise ValueError(
                 f"workers [{self.fewest}, {self.most}] is no range; give [fewest, most]"
             )
-        if self.is_elastic and (self.cpus_per_worker or 0) % CPU_QUANTUM:
+        if self.is_elastic and (self.cpus_per_worker or 0) % READ_CPUS:
             raise ValueError(
                 f"cpus_per_worker {self.cpus_per_worker:g} with a range of workers: give a "
-                f"multiple of {CPU_QUANTUM:g}, since Ray counts other fractions wrongly"
+                f"multiple of {READ_CPUS:g}, since Ray counts other fractions wrongly"
             )
         return self

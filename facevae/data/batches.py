@@ -11,11 +11,9 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from facevae.config import CPU_QUANTUM
+from facevae.config import READ_CPUS
 from facevae.data.order import EpochPlan, ReadWindow, Share
 
-READ_CPUS = CPU_QUANTUM
-"""logical CPUs of one reader"""
 PREFETCHED_BATCHES = 4
 
 
@@ -34,7 +32,7 @@ def training_batches(
     readers: int = 1,
     labels: dict[str, str] | None = None,
 ) -> Iterator[TrainingBatch]:
-    """This rank's batches, one a step, read and decoded ahead of time by Ray Data actors.
+    """This rank's batches, one per step, read and decoded ahead of time by Ray Data actors.
 
     The actors run on nodes with the labels, where some are given.
     Actors, not tasks: between bursts of reading Ray ends idle task processes, and starting them

@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from facevae.config import Split
-from facevae.data import shards
+from facevae.data import shard_files
 from facevae.data.images import decode_jpegs
-from facevae.data.shards import Manifest
-from facevae.shares import rank_size, rank_slice
+from facevae.data.rank import rank_size, rank_slice
+from facevae.data.shard_files import Manifest
 
 # A window is what one task reads and shuffles: 2,048 images mix rows of 8 places in the data set.
 GROUPS_PER_WINDOW = 8
@@ -105,8 +105,8 @@ def epoch_plan(manifest: Manifest, split: Split, seed: int) -> EpochPlan:
     groups = []
     first = 0
     for shard in manifest.of_split(split):
-        for number, start in enumerate(range(0, shard.rows, shards.ROWS_PER_GROUP)):
-            rows = min(shards.ROWS_PER_GROUP, shard.rows - start)
+        for number, start in enumerate(range(0, shard.rows, shard_files.ROWS_PER_GROUP)):
+            rows = min(shard_files.ROWS_PER_GROUP, shard.rows - start)
             groups.append(RowGroup(shard.name, number, first, rows))
             first += rows
     return EpochPlan(tuple(groups), seed)
@@ -116,7 +116,7 @@ class Share(NamedTuple):
     """One rank's part of the plan: a slice of each global batch from `start` up to `stop`."""
 
     rank: int
-    ranks: int
+    world_size: int
     global_batch_size: int
     start: int
     stop: int
@@ -124,12 +124,12 @@ class Share(NamedTuple):
     @property
     def batch_size(self) -> int:
         """B, this rank's images of each global batch."""
-        return rank_size(self.global_batch_size, self.rank, self.ranks)
+        return rank_size(self.global_batch_size, self.rank, self.world_size)
 
     def places(self, span: WindowSpan) -> Int64[np.ndarray, "rows"]:
         """The places in a window of the images that are this rank's, in order."""
         position = np.arange(span.start, span.start + span.rows)
-        rows = rank_slice(self.global_batch_size, self.rank, self.ranks)
+        rows = rank_slice(self.global_batch_size, self.rank, self.world_size)
         in_batch = position % self.global_batch_size
         mine = (in_batch >= rows.start) & (in_batch < rows.stop)
         return np.flatnonzero(mine & (position >= self.start) & (position < self.stop))
@@ -148,7 +148,7 @@ class ReadWindow:
         chosen = window.order[self._share.places(span)]
         images: list[bytes] = []
         for group in window.groups:
-            images += shards.read_images(self._folder, group.shard, [group.number])
+            images += shard_files.read_images(self._folder, group.shard, [group.number])
         rows = [np.arange(group.first_row, group.first_row + group.rows) for group in window.groups]
         return {
             "pixels": decode_jpegs([images[i] for i in chosen]),
@@ -167,7 +167,7 @@ def spread_images(
     for shard in manifest.of_split(split):
         wanted = chosen[(chosen >= first) & (chosen < first + shard.rows)] - first
         if len(wanted):
-            stored = shards.read_images(folder, shard.name)
+            stored = shard_files.read_images(folder, shard.name)
             images += [stored[i] for i in wanted]
         first += shard.rows
     return decode_jpegs(images)

@@ -49,7 +49,7 @@ class Residual(nn.Module):
         convolution = nn.Conv2d(
             channels, channels, kernel_size, padding=0 if before < after else before, bias=False
         )
-        self.change = nn.Sequential(padding, activated(convolution, decay))
+        self.change = nn.Sequential(padding, conv_bn_act(convolution, decay))
 
     def forward(self, images: Float[Tensor, "B I H W"]) -> Float[Tensor, "B I H W"]:
         """The refined image, of the same shape."""
@@ -68,25 +68,25 @@ def batch_norm(channels: int, decay: float) -> nn.BatchNorm2d:
     return layer
 
 
-def activated(convolution: nn.Conv2d, decay: float) -> nn.Sequential:
+def conv_bn_act(convolution: nn.Conv2d, decay: float) -> nn.Sequential:
     """The convolution, batch norm, leaky ReLU."""
     # In place: neither batch norm nor leaky ReLU needs what is overwritten for its gradient.
     activation = nn.LeakyReLU(SLOPE, inplace=True)
     return nn.Sequential(convolution, batch_norm(convolution.out_channels, decay), activation)
 
 
-def halved(in_channels: int, out_channels: int, decay: float) -> nn.Sequential:
+def downsample(in_channels: int, out_channels: int, decay: float) -> nn.Sequential:
     """An encoder's block: 4x4 convolution of stride 2, so half the height and width."""
     convolution = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
-    return activated(convolution, decay)
+    return conv_bn_act(convolution, decay)
 
 
-def doubled(in_channels: int, out_channels: int, decay: float) -> nn.Sequential:
+def upsample(in_channels: int, out_channels: int, decay: float) -> nn.Sequential:
     """A decoder's block: twice the height and width by nearest neighbour, 3x3 convolution."""
-    return activated(UpsampledConv2d(in_channels, out_channels), decay)
+    return conv_bn_act(UpsampledConv2d(in_channels, out_channels), decay)
 
 
-def drawn(in_channels: int, config: ModelConfig, *, doubling: bool) -> nn.Module:
+def to_rgb(in_channels: int, config: ModelConfig, *, upsampling: bool) -> nn.Module:
     """A decoder's last layer: a 3x3 convolution to RGB without activation, doubling or not.
 
     In the faithful form batch norm follows, as in the original: it forces each colour to unit
@@ -95,7 +95,7 @@ def drawn(in_channels: int, config: ModelConfig, *, doubling: bool) -> nn.Module
     bias = config.form == "default"
     convolution = (
         UpsampledConv2d(in_channels, 3, bias=bias)
-        if doubling
+        if upsampling
         else nn.Conv2d(in_channels, 3, 3, padding=1, bias=bias)
     )
     return (

@@ -7,7 +7,7 @@ where the paper replicates borders. 2,311,403 trained parameters at latent size 
 from torch import nn
 
 from facevae.config import ModelConfig
-from facevae.models.blocks import doubled, drawn, halved
+from facevae.models.blocks import downsample, to_rgb, upsample
 from facevae.models.vae import VAE
 
 
@@ -15,15 +15,15 @@ def dfc_vae(config: ModelConfig) -> VAE:
     """Four halvings to the latent, four doublings back; the last doubling draws."""
     decay = config.batch_norm_decay
     encoder = nn.Sequential(
-        halved(3, 32, decay),
-        halved(32, 64, decay),
-        halved(64, 128, decay),
-        halved(128, 256, decay),
+        downsample(3, 32, decay),
+        downsample(32, 64, decay),
+        downsample(64, 128, decay),
+        downsample(128, 256, decay),
     )
     decoder = nn.Sequential(
-        doubled(256, 128, decay),
-        doubled(128, 64, decay),
-        doubled(64, 32, decay),
-        drawn(32, config, doubling=True),
+        upsample(256, 128, decay),
+        upsample(128, 64, decay),
+        upsample(64, 32, decay),
+        to_rgb(32, config, upsampling=True),
     )
     return VAE(config, 64, encoder, 256, decoder)

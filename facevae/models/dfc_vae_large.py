@@ -8,7 +8,7 @@ that the last doubling adds no detail. `dfc_vae_large_v2` keeps 16 channels ther
 from torch import nn
 
 from facevae.config import ModelConfig
-from facevae.models.blocks import doubled, drawn, halved
+from facevae.models.blocks import downsample, to_rgb, upsample
 from facevae.models.vae import VAE
 
 
@@ -25,17 +25,17 @@ def dfc_vae_large_v2(config: ModelConfig) -> VAE:
 def _large(config: ModelConfig, channels_before_last: int) -> VAE:
     decay = config.batch_norm_decay
     encoder = nn.Sequential(
-        halved(3, 32, decay),
-        halved(32, 64, decay),
-        halved(64, 128, decay),
-        halved(128, 256, decay),
-        halved(256, 512, decay),
+        downsample(3, 32, decay),
+        downsample(32, 64, decay),
+        downsample(64, 128, decay),
+        downsample(128, 256, decay),
+        downsample(256, 512, decay),
     )
     decoder = nn.Sequential(
-        doubled(256, 128, decay),
-        doubled(128, 64, decay),
-        doubled(64, 32, decay),
-        doubled(32, channels_before_last, decay),
-        drawn(channels_before_last, config, doubling=True),
+        upsample(256, 128, decay),
+        upsample(128, 64, decay),
+        upsample(64, 32, decay),
+        upsample(32, channels_before_last, decay),
+        to_rgb(channels_before_last, config, upsampling=True),
     )
     return VAE(config, 128, encoder, 512, decoder)

@@ -21,9 +21,9 @@ from ray.util.state import list_nodes
 from ray.util.state.exception import RayStateApiException
 
 import facevae
-from facevae import storage
 from facevae.errors import UserError
-from facevae.runtime import Node, declared_groups, planned_nodes
+from facevae.ray_cluster.nodes import Node, declared_groups, planned_nodes
+from facevae.runs import storage
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 CONNECT_SECONDS = 4.0

@@ -8,7 +8,7 @@ from contextlib import aclosing
 import aiohttp
 from ray.job_submission import JobDetails
 
-from facevae.progress import say
+from facevae.runs.progress import log
 from facevae.submission.client import FAULTS, Cluster
 
 RETRY_SECONDS = 1.0
@@ -33,17 +33,17 @@ def follow(cluster: Cluster, submission_id: str, write: Write) -> JobDetails:
     while True:
         try:
             job = cluster.job(submission_id)
-            log = _whole_log(cluster, submission_id) if job.status.is_terminal() else None
+            whole = _whole_log(cluster, submission_id) if job.status.is_terminal() else None
         except FAULTS:
             if lost_at is None:
                 lost_at = time.monotonic()
-                say("the cluster is out of reach; trying again")
+                log("the cluster is out of reach; trying again")
             elif time.monotonic() - lost_at > PATIENCE_SECONDS:
                 raise
         else:
             lost_at = None
-            if log is not None:
-                write(log[shown:])
+            if whole is not None:
+                write(whole[shown:])
                 return job
             shown = asyncio.run(_show_tail(cluster, submission_id, shown, write))
         time.sleep(RETRY_SECONDS)
@@ -70,11 +70,11 @@ async def _show_tail(cluster: Cluster, submission_id: str, shown: int, write: Wr
 
 def _whole_log(cluster: Cluster, submission_id: str) -> str:
     try:
-        log: str = cluster.get_job_logs(submission_id)
+        whole: str = cluster.get_job_logs(submission_id)
     except RuntimeError:
-        say("the end of the log is lost with the node that held it")
+        log("the end of the log is lost with the node that held it")
         return ""
-    return log
+    return whole
 
 
 def stop(cluster: Cluster, submission_id: str) -> JobDetails:

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import requests
 from mlflow.exceptions import MlflowException, RestException
 
-from facevae import storage
 from facevae.config import TrackingConfig
 from facevae.errors import UnreachableError, UserError
+from facevae.runs import storage
 
 HTTP_SETTINGS = {
     # Requests are repeated by those who know what may be sent twice.

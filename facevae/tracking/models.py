@@ -19,10 +19,11 @@ from mlflow.models import set_model as set_model
 from mlflow.types import Schema, TensorSpec
 
 import facevae
-from facevae import pixels, storage
-from facevae.checkpoint import CARD, ModelCard, load_model
+from facevae import pixels
 from facevae.config import TrackingConfig
 from facevae.errors import UserError
+from facevae.models.checkpoint import CARD, ModelCard, load_model
+from facevae.runs import storage
 from facevae.tracking.connection import RunId, classify_error, prepare, store_uri
 from facevae.tracking.run import Run, read_run_id
 
@@ -34,7 +35,8 @@ class ReconstructionModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """The logged model: uint8 faces [B,S,S,3] -> their reconstructions, uint8 [B,S,S,3].
 
     Its weights are an artifact in safetensors and its code is `logged_model.py`, so that nothing
-    is unpickled. For latents and edits use `facevae.checkpoint.load_model` on its `checkpoint`.
+    is unpickled. For latents and edits use `facevae.models.checkpoint.load_model` on its
+    `checkpoint`.
     """
 
     def load_context(self, context: Any) -> None:

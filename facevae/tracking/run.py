@@ -21,10 +21,10 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 import facevae
-from facevae import storage
 from facevae.config import TrackingConfig
 from facevae.errors import UserError
-from facevae.progress import say
+from facevae.runs import storage
+from facevae.runs.progress import log
 from facevae.tracking import connection
 from facevae.tracking.connection import RunId, classify_error, without_password
 from facevae.tracking.sync import Mirror, Store
@@ -68,7 +68,7 @@ class Run:
         output: str,
         *,
         started: float,
-        log: Callable[[str], object] = say,
+        log: Callable[[str], object] = log,
     ) -> None:
         """Takes a run that exists.
 
@@ -263,7 +263,7 @@ def _begin(
         "nothing was started: check that MLFLOW_TRACKING_URI or --tracking.uri names the server, "
         "that it runs, and that its database and its artifact store answer"
     )
-    mirror = Mirror(without_password(uri), safe, lambda _: None, say)
+    mirror = Mirror(without_password(uri), safe, lambda _: None, log)
     try:
         # Twice, for a connection may break; a server that is away is not waited for.
         patience = START_SECONDS if is_server else MIGRATION_SECONDS

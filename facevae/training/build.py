@@ -1,4 +1,4 @@
-"""A trainee from its configuration."""
+"""A trainer from its configuration."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,9 @@ from torch import nn
 
 from facevae.config import TrainConfig
 from facevae.models import VAE, build_vae
-from facevae.models.perceptual import PerceptualNetwork, build_perceptual_network
 from facevae.models.sync_batch_norm import synchronised
-from facevae.training.step import ALONE, Criterion, Rank, Trainee
+from facevae.perceptual.network import PerceptualNetwork, build_perceptual_network
+from facevae.training.step import ALONE, Criterion, Rank, Trainer
 
 # Gradients are added up in buckets, in an order that depends on a gradient's place in its bucket.
 # DDP makes new buckets after its first step, so that a step after a resume would differ in its last
@@ -18,12 +18,12 @@ DATA_PARALLEL = {"gradient_as_bucket_view": True, "find_unused_parameters": True
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def build_trainee(
+def build_trainer(
     config: TrainConfig,
     device: torch.device,
     rank: Rank = ALONE,
     parallel: Callable[[VAE], nn.Module] | None = None,
-) -> Trainee:
+) -> Trainer:
     """A VAE with weights from the seed, on a device, with all that training it needs.
 
     Args:
@@ -43,7 +43,7 @@ def build_trainee(
     vae = vae.to(device).to(memory_format=torch.channels_last)
     criterion = Criterion(config.loss, _network(config, vae, device))
     wrapped = None if parallel is None else parallel(vae)
-    return Trainee(vae, criterion, config.training, device, rank, wrapped)
+    return Trainer(vae, criterion, config.training, device, rank, wrapped)
 
 
 def _network(config: TrainConfig, vae: VAE, device: torch.device) -> PerceptualNetwork | None:

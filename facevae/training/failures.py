@@ -9,9 +9,9 @@ import ray
 import ray.train
 import torch.distributed as dist
 
-from facevae import storage
 from facevae.errors import UnreachableError, UserError
-from facevae.training.resources import WorkerPlan
+from facevae.ray_cluster.placement import WorkerPlan
+from facevae.runs import storage
 
 LOST_WORKERS = 20
 """how often a run starts anew after losing a worker; the same command goes on from there"""
@@ -39,11 +39,11 @@ class RepeatedError(Exception):
 
 
 @contextmanager
-def ending_at_repeated_errors(board: Any, rank: int) -> Iterator[None]:
+def ending_at_repeated_errors(coordinator: Any, rank: int) -> Iterator[None]:
     """A block of a worker whose errors are counted: a program's mistake is no machine that dies.
 
     Args:
-        board: the `ProgressBoard` actor, which outlives the workers.
+        coordinator: the `Coordinator` actor, which outlives the workers.
         rank: whose errors are counted.
 
     Raises:
@@ -55,7 +55,7 @@ def ending_at_repeated_errors(board: Any, rank: int) -> Iterator[None]:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         if _lasting_mistake(error) is None and not _is_of_a_connection(cause):
             reason = f"{type(cause).__name__}: {cause}"
-            if ray.get(board.fail.remote(rank, reason)) >= SAME_ERRORS:
+            if ray.get(coordinator.fail.remote(rank, reason)) >= SAME_ERRORS:
                 raise RepeatedError(f"{SAME_ERRORS} times at the same step, {reason}") from error
         raise
 

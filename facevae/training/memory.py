@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from facevae.config import LossConfig, ModelConfig, TrainConfig
 from facevae.models import VAE, build_vae
-from facevae.models.perceptual import empty_perceptual_network
 from facevae.models.vae import Reconstruction
-from facevae.perceptual_loss import images_at_once
+from facevae.perceptual.loss import images_at_once
+from facevae.perceptual.network import empty_perceptual_network
 from facevae.pixels import model_input
 from facevae.training.build import DTYPES
 from facevae.training.step import Criterion
@@ -49,7 +49,7 @@ class StepMemory(NamedTuple):
 def step_memory(
     config: TrainConfig, stored_size: int, batch_size: int, device: str = "cpu"
 ) -> StepMemory:
-    """What a step over `batch_size` stored images of `stored_size` pixels a side needs.
+    """What a step over `batch_size` stored images of `stored_size` pixels per side needs.
 
     Two small passes on this machine's CPU tell the activations of one image, and of none. Precision
     auto counts as fp32, which needs more.

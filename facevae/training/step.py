@@ -14,34 +14,34 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from facevae.checkpoint import TrainingState
 from facevae.config import LossConfig, TrainingConfig
-from facevae.losses import kl_divergence, pixel_error, total_loss
+from facevae.data.rank import rank_size, rank_slice
 from facevae.models import VAE
-from facevae.models.perceptual import PerceptualNetwork
+from facevae.models.checkpoint import TrainingState
 from facevae.models.vae import Reconstruction
-from facevae.perceptual_loss import perceptual_error
+from facevae.perceptual.loss import perceptual_error
+from facevae.perceptual.network import PerceptualNetwork
 from facevae.pixels import denormalise, model_input, resize, to_float
-from facevae.shares import rank_size, rank_slice
+from facevae.training.losses import kl_divergence, pixel_error, total_loss
 
 
-class Chance(NamedTuple):
+class StepNoise(NamedTuple):
     """The random draws of one step for one rank's images."""
 
     noise: Float[Tensor, "B Z"]
     flip: Bool[Tensor, " B"]
 
 
-def chance(
-    seed: int, step: int, global_batch_size: int, rank: int, ranks: int, latent_size: int
-) -> Chance:
+def step_noise(
+    seed: int, step: int, global_batch_size: int, rank: int, world_size: int, latent_size: int
+) -> StepNoise:
     """This rank's slice of the draws that the whole global batch gets at a step."""
     mixed = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(mixed[0] >> np.uint64(1)))
     noise = torch.randn(global_batch_size, latent_size, generator=generator)
     flip = torch.rand(global_batch_size, generator=generator) < 0.5
-    mine = rank_slice(global_batch_size, rank, ranks)
-    return Chance(noise[mine], flip[mine])
+    mine = rank_slice(global_batch_size, rank, world_size)
+    return StepNoise(noise[mine], flip[mine])
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
@@ -59,7 +59,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 class LossTerms(NamedTuple):
-    """The parts of the loss, one value an image; `total` is their weighted mean on this rank."""
+    """The parts of the loss, one value per image; `total` is their weighted mean on this rank."""
 
     total: Float[Tensor, ""]
     kl: Float[Tensor, " B"]
@@ -103,13 +103,13 @@ class Rank(NamedTuple):
     """Which of the data-parallel workers this is."""
 
     rank: int = 0
-    ranks: int = 1
+    world_size: int = 1
 
 
 ALONE = Rank()
 
 
-class Trainee:
+class Trainer:
     """A VAE in training: weights, optimiser and moving average; calling it takes one step."""
 
     def __init__(
@@ -136,7 +136,7 @@ class Trainee:
     @property
     def weight(self) -> float:
         """The factor of this rank's loss that makes DDP's mean over ranks one over all images."""
-        return self.batch_size * self.rank.ranks / self.config.global_batch_size
+        return self.batch_size * self.rank.world_size / self.config.global_batch_size
 
     @property
     def model(self) -> VAE:
@@ -167,7 +167,7 @@ class Trainee:
     def loss(self, stored: UInt8[Tensor, "B D D 3"], step: int) -> LossTerms:
         """The loss terms of this rank's images at a step, differentiable."""
         config = self.config
-        draws = chance(
+        draws = step_noise(
             config.seed, step, config.global_batch_size, *self.rank, self.vae.latent_size
         )
         if config.horizontal_flip:
@@ -190,12 +190,12 @@ class Trainee:
             nn.utils.clip_grad_norm_(self.vae.parameters(), self.config.gradient_clip_norm)
         self.optimizer.step()
         if self.average is not None:
-            _follow(self.average, self.vae, self.config.ema_decay if step > 1 else None)
+            update_ema(self.average, self.vae, self.config.ema_decay if step > 1 else None)
         return LossTerms(*(term.detach() for term in terms))
 
 
 @torch.no_grad()
-def _follow(average: VAE, vae: VAE, decay: float | None) -> None:
+def update_ema(average: VAE, vae: VAE, decay: float | None) -> None:
     """Move an average towards the weights and statistics of a model; without decay it takes them.
 
     Not torch's `AveragedModel`: it asks the device at every step whether it is the first, and waits

@@ -15,24 +15,25 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from facevae import pictures, storage
-from facevae.checkpoint import ModelCard, TrainingState, on_host, save_training
 from facevae.config import TrainConfig
 from facevae.data.batches import training_batches
 from facevae.data.order import Share, epoch_plan, spread_images
-from facevae.data.shards import Manifest, read_manifest
+from facevae.data.shard_files import Manifest, read_manifest
 from facevae.errors import UNREADABLE, UserError
 from facevae.models import VAE
+from facevae.models.checkpoint import ModelCard, TrainingState, on_host, save_training
+from facevae.report import grids
+from facevae.runs import storage
 from facevae.tracking import NODES_TAG, Run, RunId
-from facevae.training.build import DATA_PARALLEL, build_trainee
-from facevae.training.checkpoints import Checkpoints
+from facevae.training.build import DATA_PARALLEL, build_trainer
+from facevae.training.checkpoint_manager import CheckpointManager
 from facevae.training.failures import ending_at_repeated_errors
 from facevae.training.loop import WORKERS, Metrics, train
-from facevae.training.step import Rank, Trainee
+from facevae.training.step import Rank, Trainer
 
 T = TypeVar("T")
 LOOKING_SECONDS = 0.2
-"""between two looks at what the driver wishes"""
+"""between two looks at what the driver requests"""
 ENDING_SECONDS = 30.0
 """in which a driver that was told to stop ends, and its workers with it"""
 
@@ -43,44 +44,44 @@ def train_worker(job: dict[str, Any]) -> None:
     Args:
         job: `config` (a TrainConfig as JSON), `shards` (folder), `run` (RunId as a tuple),
             `started` (when the run began), `submission_id` (of the Ray job, or none), `threads`,
-            `readers`, `reader_labels`, and `progress` (a ProgressBoard actor).
+            `readers`, `reader_labels`, and `coordinator` (a Coordinator actor).
     """
     torch.set_num_threads(job["threads"])
     context = ray.train.get_context()
     rank = Rank(context.get_world_rank(), context.get_world_size())
-    with ending_at_repeated_errors(job["progress"], rank.rank):
+    with ending_at_repeated_errors(job["coordinator"], rank.rank):
         _train(job, rank)
 
 
 def _train(job: dict[str, Any], rank: Rank) -> None:
     config = TrainConfig.model_validate(job["config"])
     manifest = read_manifest(job["shards"])
-    trainee = build_trainee(config, ray.train.torch.get_device(), rank, _parallel)
-    checkpoints = Checkpoints(config.output, config.training, _teller(job["progress"]))
-    state = _restore(trainee, checkpoints)
+    trainer = build_trainer(config, ray.train.torch.get_device(), rank, _parallel)
+    checkpoints = CheckpointManager(config.output, config.training, _remote_log(job["coordinator"]))
+    state = _restore(trainer, checkpoints)
     done = state.step if state else 0
     history = state.history if state else []
-    listener = _Listener(trainee, checkpoints, config, manifest, job, history)
-    listener.catch_up(done)
+    callbacks = _WorkerCallbacks(trainer, checkpoints, config, manifest, job, history)
+    callbacks.catch_up(done)
     if done >= config.training.steps:
-        listener.finish()
+        callbacks.finish()
         return
-    listener.start(done + 1, _addresses(rank))
+    callbacks.start(done + 1, _addresses(rank))
     batch_size = config.training.global_batch_size
     share = Share(*rank, batch_size, done * batch_size, config.training.steps * batch_size)
     plan = epoch_plan(manifest, "train", config.training.seed)
     batches = training_batches(
-        job["shards"], plan, share, trainee.device, job["readers"], job["reader_labels"]
+        job["shards"], plan, share, trainer.device, job["readers"], job["reader_labels"]
     )
     held_out = spread_images(job["shards"], manifest, "val", config.training.validation_images)
     sums = state.sums if state else []
-    train(trainee, (batch.pixels for batch in batches), held_out, done + 1, listener, sums)
-    listener.finish()
+    train(trainer, (batch.pixels for batch in batches), held_out, done + 1, callbacks, sums)
+    callbacks.finish()
 
 
 def _addresses(rank: Rank) -> list[str]:
     """The node of every rank, in order."""
-    addresses = [ray.util.get_node_ip_address()] * rank.ranks
+    addresses = [ray.util.get_node_ip_address()] * rank.world_size
     if dist.is_initialized():
         dist.all_gather_object(addresses, addresses[rank.rank])
     return addresses
@@ -91,19 +92,19 @@ def _parallel(vae: VAE) -> nn.Module:
     return wrapped
 
 
-def _teller(board: Any) -> Callable[[str], None]:
+def _remote_log(coordinator: Any) -> Callable[[str], None]:
     """What shows a line to the user at the driver."""
 
-    def tell(line: str) -> None:
-        board.tell.remote(line)
+    def log(line: str) -> None:
+        coordinator.log.remote(line)
 
-    return tell
+    return log
 
 
-def _restore(trainee: Trainee, checkpoints: Checkpoints) -> TrainingState | None:
+def _restore(trainer: Trainer, checkpoints: CheckpointManager) -> TrainingState | None:
     """Go back to the newest whole checkpoint, if there is one: the one that rank 0 finds."""
     state = None
-    if trainee.rank.rank == 0:
+    if trainer.rank.rank == 0:
         checkpoints.remove_partial_writes()
 
     def find() -> int | None:
@@ -111,11 +112,11 @@ def _restore(trainee: Trainee, checkpoints: Checkpoints) -> TrainingState | None
         state = checkpoints.newest()
         return state.step if state else None
 
-    step = _from_first_rank(trainee.rank, find)
+    step = _from_first_rank(trainer.rank, find)
     if step is None:
         return None
     state = state or checkpoints.load(step)
-    trainee.restore(state)
+    trainer.restore(state)
     return state
 
 
@@ -135,52 +136,52 @@ def _from_first_rank(rank: Rank, find: Callable[[], T]) -> T:
     return value
 
 
-class _Wishes:
+class _Requests:
     """What the driver asks of the training, looked up in the background so that no step waits."""
 
-    def __init__(self, board: Any) -> None:
-        self._board = board
-        self.stop, self._saves = ray.get(board.wishes.remote())
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+        self.stop, self._saves = ray.get(coordinator.requests.remote())
         self._saved = self._saves
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:
         with contextlib.suppress(ray.exceptions.RayError):  # the driver has gone
             while True:
-                self.stop, self._saves = ray.get(self._board.wishes.remote())
+                self.stop, self._saves = ray.get(self._coordinator.requests.remote())
                 time.sleep(LOOKING_SECONDS)
 
-    def is_new(self) -> bool:
+    def take_save_request(self) -> bool:
         """Whether a checkpoint is asked for that was not when this was called last."""
         before, self._saved = self._saved, self._saves
         return bool(self.stop or self._saved > before)
 
 
-class _Listener:
+class _WorkerCallbacks:
     """Writes what the loop tells to MLflow, to the checkpoints and to the driver's progress bar."""
 
     def __init__(
         self,
-        trainee: Trainee,
-        checkpoints: Checkpoints,
+        trainer: Trainer,
+        checkpoints: CheckpointManager,
         config: TrainConfig,
         manifest: Manifest,
         job: dict[str, Any],
         history: list[dict[str, float]],
     ) -> None:
-        self._trainee, self._config, self._history = trainee, config, history
+        self._trainer, self._config, self._history = trainer, config, history
         self._checkpoints = checkpoints
-        self._shards_digest, self._board = manifest.digest, job["progress"]
+        self._shards_digest, self._coordinator = manifest.digest, job["coordinator"]
         self._run_id, self._submission_id = RunId(*job["run"]), job["submission_id"]
-        self._run, self._wishes = None, None
-        if trainee.rank.rank == 0:
-            self._wishes = _Wishes(self._board)
+        self._run, self._requests = None, None
+        if trainer.rank.rank == 0:
+            self._requests = _Requests(self._coordinator)
             self._run = Run(
                 self._run_id,
                 config.tracking,
                 config.output,
                 started=job["started"],
-                log=_teller(self._board),
+                log=_remote_log(self._coordinator),
             )
 
     def catch_up(self, done: int) -> None:
@@ -197,12 +198,14 @@ class _Listener:
     def _stored_grid(self, step: int) -> Callable[[], np.ndarray | None]:
         def read() -> np.ndarray | None:
             try:
-                return pictures.read_png(self._grid(step))
+                return grids.read_png(self._grid(step))
             except UserError:
                 raise
             except UNREADABLE as error:  # a picture is no reason to stop, nor to keep all else back
                 reason = " ".join(str(error).split())
-                self._board.tell.remote(f"warning: the grid of step {step} is damaged ({reason})")
+                self._coordinator.log.remote(
+                    f"warning: the grid of step {step} is damaged ({reason})"
+                )
                 return None
 
         return read
@@ -216,10 +219,10 @@ class _Listener:
             return
         self._run.tags({NODES_TAG: ", ".join(addresses)})
         self._run.mark_start(step)
-        now = float(self._trainee.rank.ranks)
+        now = float(self._trainer.rank.world_size)
         before = next((row[WORKERS] for row in reversed(self._history) if WORKERS in row), now)
         if now != before:
-            self._board.tell.remote(
+            self._coordinator.log.remote(
                 f"train: workers {before:.0f} -> {now:.0f} from step {step} on; the global batch "
                 "and the learning rate stay"
             )
@@ -228,25 +231,25 @@ class _Listener:
         if self._run is not None:
             self._run.metrics(step, metrics)
         self._history.append({"step": step, **metrics})
-        self._board.show.remote(step, metrics)
+        self._coordinator.show.remote(step, metrics)
 
     def show(self, step: int, originals: np.ndarray, reconstructions: np.ndarray) -> None:
-        grid = pictures.reconstruction_grid(originals, reconstructions)
+        grid = grids.reconstruction_grid(originals, reconstructions)
         try:
-            pictures.save_png(grid, self._grid(step))
+            grids.save_png(grid, self._grid(step))
         except (UserError, OSError) as error:  # a picture is no reason to stop
-            self._board.tell.remote(f"warning: the grid of step {step} is missing ({error})")
+            self._coordinator.log.remote(f"warning: the grid of step {step} is missing ({error})")
         if self._run is not None:
             # From the file when its turn comes, since many may have to wait for the server.
             self._run.image("reconstructions", step, self._stored_grid(step))
 
     def wants_checkpoint(self) -> bool:
         self._checkpoints.check()
-        return self._wishes is not None and self._wishes.is_new()
+        return self._requests is not None and self._requests.take_save_request()
 
     def save(self, step: int, sums: list[list[float]]) -> None:
         # A copy, for the next steps go on while it is written.
-        state = on_host(self._trainee.state(step, [*self._history], sums))
+        state = on_host(self._trainer.state(step, [*self._history], sums))
         card = ModelCard(self._config.model, step, self._shards_digest, self._run_id.run_id)
         config = self._config.model_dump(mode="json")
 
@@ -254,9 +257,9 @@ class _Listener:
             save_training(folder, state, card, config, self._submission_id)
 
         self._checkpoints.save(step, state.history, write)
-        if self._wishes is not None and self._wishes.stop:
+        if self._requests is not None and self._requests.stop:
             self._checkpoints.finish()
-            ray.get(self._board.stopped.remote(step))
+            ray.get(self._coordinator.stopped.remote(step))
             time.sleep(ENDING_SECONDS)
             raise UserError(f"training was stopped after step {step}")
 
@@ -268,5 +271,5 @@ class _Listener:
         try:
             self._run.flush()
         except UserError as error:
-            ray.get(self._board.lose.remote(str(error)))
+            ray.get(self._coordinator.give_up_logging.remote(str(error)))
         self._run.close()

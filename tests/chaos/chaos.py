@@ -26,7 +26,7 @@ from tests.chaos.cluster import ChaosCluster
 from tests.chaos.collect import Store
 from tests.chaos.faults import Injector
 from tests.chaos.pipeline import QUIET, BrokenError, Pipeline, driver_environment
-from tests.chaos.schedule import KINDS, VERBS, schedule, struck
+from tests.chaos.schedule import COMMANDS, KINDS, schedule, struck
 
 
 class Row(NamedTuple):
@@ -62,14 +62,14 @@ class Chaos:
             raise BrokenError(f"{QUIET}: {line}")
 
     def run(self, seed: int, is_brief: bool = False) -> Row:
-        """Run the schedule of a seed; in brief, the verbs that it strikes."""
+        """Run the schedule of a seed; in brief, the commands that it strikes."""
         faults = [fault for fault in schedule(seed) if fault.kind not in self.left_out]
         root, started, attempts = f"seed-{seed}", time.monotonic(), []
-        verbs = struck(faults) if is_brief and faults else VERBS
+        commands = struck(faults) if is_brief and faults else COMMANDS
         say(f"seed {seed}: {len(faults)} faults")
         try:
-            attempts = self._pipeline.run(root, faults, verbs)
-            found = completed(self._store.outcome(root), self._quiet, verbs)
+            attempts = self._pipeline.run(root, faults, commands)
+            found = completed(self._store.outcome(root), self._quiet, commands)
             broken = self._injector.unhealed + broken_laws(found, self._quiet)
         except BrokenError as error:
             broken = [str(error)]
@@ -77,7 +77,7 @@ class Chaos:
             seed,
             [each.fault.kind for each in self._injector.fired],
             [fault.kind for fault in self._injector.waiting],
-            max(0, len(attempts) - len(verbs)),
+            max(0, len(attempts) - len(commands)),
             time.monotonic() - started,
             broken,
         )
@@ -125,7 +125,9 @@ def main() -> int:
     )
     parser.add_argument("--schedules", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the first; the others follow")
-    parser.add_argument("--brief", action="store_true", help="run only the verbs that are struck")
+    parser.add_argument(
+        "--brief", action="store_true", help="run only the commands that are struck"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is ended
     folder = Path(tempfile.mkdtemp(prefix="facevae-chaos-"))

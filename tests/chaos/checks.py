@@ -31,7 +31,7 @@ LAST_CHECKPOINT = f"train/checkpoints/step_{STEPS:07d}/training.json"
 class RunRecord(NamedTuple):
     """An MLflow run."""
 
-    verb: str
+    command: str
     status: str
     metrics: dict[str, list[tuple[int, float]]]
     """(step, value) of every point that is stored, by metric"""
@@ -46,10 +46,10 @@ class Outcome(NamedTuple):
     runs: list[RunRecord]
 
 
-def completed(found: Outcome, quiet: Outcome, verbs: Sequence[str]) -> Outcome:
-    """What some verbs left, with what the quiet run's other verbs did."""
-    others = {name: content for name, content in quiet.files.items() if _verb(name) not in verbs}
-    runs = [run for run in quiet.runs if run.verb not in verbs]
+def completed(found: Outcome, quiet: Outcome, commands: Sequence[str]) -> Outcome:
+    """What some commands left, with what the quiet run's other commands did."""
+    others = {name: content for name, content in quiet.files.items() if _verb(name) not in commands}
+    runs = [run for run in quiet.runs if run.verb not in commands]
     return Outcome({**found.files, **others}, [*found.runs, *runs])
 
 
@@ -162,9 +162,9 @@ def short_means(starts: str) -> set[int]:
 
 
 def _runs(found: Outcome, quiet: Outcome) -> Iterator[str]:
-    verbs = Counter(run.verb for run in found.runs)
-    if verbs != Counter(run.verb for run in quiet.runs):
-        yield f"MLflow has {dict(verbs)} runs"
+    commands = Counter(run.verb for run in found.runs)
+    if commands != Counter(run.verb for run in quiet.runs):
+        yield f"MLflow has {dict(commands)} runs"
         return
     by_verb = {run.verb: run for run in quiet.runs}
     for run in found.runs:

@@ -67,10 +67,10 @@ class Injector:
     def too_few(self) -> list[str]:
         """Files that were written less often than faults may wait for."""
         return [
-            f"{verb}: {self._counts[verb, file, 'after']} of {count} {file} were written"
-            for verb, files in FILES.items()
+            f"{command}: {self._counts[command, file, 'after']} of {count} {file} were written"
+            for command, files in FILES.items()
             for file, count in files.items()
-            if self._counts[verb, file, "after"] < count
+            if self._counts[command, file, "after"] < count
         ]
 
     def heal(self) -> None:
@@ -86,23 +86,23 @@ class Injector:
     def _told(self, path: str, phase: Phase) -> None:
         if not path.startswith(self._root):
             return
-        verb, _, rest = path.removeprefix(self._root).partition("/")
+        command, _, rest = path.removeprefix(self._root).partition("/")
         if phase == "after":
             self._writes += 1
         with self._lock:
             for counted, files in FILES.items():
                 for file in files:
-                    if counted == verb and fnmatch(rest, file):
-                        self._counts[verb, file, phase] += 1
-            for fault in [each for each in self.waiting if self._is_due(each, verb, phase)]:
+                    if counted == command and fnmatch(rest, file):
+                        self._counts[command, file, phase] += 1
+            for fault in [each for each in self.waiting if self._is_due(each, command, phase)]:
                 if self._strike(fault):
                     self.waiting.remove(fault)
                     self.fired.append(Fired(fault, self._attempt))
                     self._say(f"  {fault}")
 
-    def _is_due(self, fault: Fault, verb: str, phase: Phase) -> bool:
+    def _is_due(self, fault: Fault, command: str, phase: Phase) -> bool:
         counted = self._counts[fault.verb, fault.file, fault.phase]
-        return fault.verb == verb and fault.phase == phase and counted >= fault.number
+        return fault.verb == command and fault.phase == phase and counted >= fault.number
 
     def _strike(self, fault: Fault) -> bool:
         """Make it happen; false if what it strikes at is not there yet."""

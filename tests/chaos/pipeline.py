@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.chaos.faults import Injector
-from tests.chaos.schedule import CHECKPOINT_EVERY, LOG_EVERY, STEPS, VERBS, Fault, Verb
+from tests.chaos.schedule import CHECKPOINT_EVERY, COMMANDS, LOG_EVERY, STEPS, Fault, Verb
 
 REPOSITORY = Path(__file__).parents[2]
 QUIET = "quiet"
@@ -40,14 +40,14 @@ class BrokenError(Exception):
 class Attempt(NamedTuple):
     """How a command ended."""
 
-    verb: Verb
+    command: Verb
     code: int
     seconds: float
     last_line: str
 
 
 class Pipeline:
-    """Runs the verbs below a folder of the bucket, and logs below one of this machine."""
+    """Runs the commands below a folder of the bucket, and logs below one of this machine."""
 
     def __init__(
         self,
@@ -61,32 +61,34 @@ class Pipeline:
         self._say = say
 
     def run(
-        self, root: str, faults: Sequence[Fault], verbs: Sequence[Verb] = VERBS
+        self, root: str, faults: Sequence[Fault], commands: Sequence[Verb] = COMMANDS
     ) -> list[Attempt]:
-        """Run verbs to their ends; what others would have made is taken from the quiet run.
+        """Run commands to their ends; what others would have made is taken from the quiet run.
 
         Raises:
             BrokenError: one ended badly without a reason, too often, or not at all.
         """
         self._injector.begin(root, faults)
         attempts: list[Attempt] = []
-        for verb in verbs:
+        for command in commands:
             for _ in range(ATTEMPTS):
-                attempts.append(self._attempt(root, verb, verbs, len(attempts) + 1))
+                attempts.append(self._attempt(root, command, commands, len(attempts) + 1))
                 if attempts[-1].code == 0:
                     break
                 if not any(each.attempt == len(attempts) for each in self._injector.fired):
-                    raise BrokenError(f"{verb} ended with {attempts[-1].code} for no fault of ours")
+                    raise BrokenError(
+                        f"{command} ended with {attempts[-1].code} for no fault of ours"
+                    )
             else:
-                raise BrokenError(f"{verb} did not succeed in {ATTEMPTS} attempts")
+                raise BrokenError(f"{command} did not succeed in {ATTEMPTS} attempts")
         return attempts
 
-    def _attempt(self, root: str, verb: Verb, verbs: Sequence[Verb], number: int) -> Attempt:
-        log = self._logs / f"{root}-{number}-{verb}.log"
+    def _attempt(self, root: str, command: Verb, commands: Sequence[Verb], number: int) -> Attempt:
+        log = self._logs / f"{root}-{number}-{command}.log"
         started = time.monotonic()
         with log.open("wb") as file:
             driver = subprocess.Popen(
-                _words(root, verb, verbs),
+                _words(root, command, commands),
                 env=self._environment,
                 cwd=self._logs,
                 stdout=file,
@@ -96,7 +98,7 @@ class Pipeline:
             try:
                 code = driver.wait(ATTEMPT_SECONDS)
             except subprocess.TimeoutExpired:
-                raise BrokenError(f"{verb} does not end; its log is {log}") from None
+                raise BrokenError(f"{command} does not end; its log is {log}") from None
             finally:
                 driver.kill()
                 driver.wait()
@@ -104,26 +106,28 @@ class Pipeline:
         seconds = time.monotonic() - started
         lines = log.read_text(errors="replace").strip().splitlines()
         last = lines[-1].strip() if lines else ""
-        self._say(f"  {verb}: {seconds:.0f} s" + (f", ended with {code}: {last}" if code else ""))
-        return Attempt(verb, code, seconds, last)
+        self._say(
+            f"  {command}: {seconds:.0f} s" + (f", ended with {code}: {last}" if code else "")
+        )
+        return Attempt(command, code, seconds, last)
 
 
-def _words(root: str, verb: Verb, verbs: Sequence[Verb]) -> list[str]:
-    """The command of a verb."""
+def _words(root: str, command: Verb, commands: Sequence[Verb]) -> list[str]:
+    """The command of a command."""
 
     def place(of: Verb) -> str:
-        return f"s3://facevae/{root if of in verbs else QUIET}/{of}"
+        return f"s3://facevae/{root if of in commands else QUIET}/{of}"
 
     settings = {
-        "output": place(verb),
-        **({"shards": place("shards")} if verb != "shards" else {}),
-        **({"model": place("train")} if verb == "attributes" else {}),
-        **SETTINGS[verb],
+        "output": place(command),
+        **({"shards": place("shards")} if command != "shards" else {}),
+        **({"model": place("train")} if command == "attributes" else {}),
+        **SETTINGS[command],
         "tracking.experiment": root,
         "tracking.system_metrics": "false",
         "tracking.patience_seconds": 120,
     }
-    program = [str(Path(sys.executable).with_name("facevae")), verb]
+    program = [str(Path(sys.executable).with_name("facevae")), command]
     return program + [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
 
 

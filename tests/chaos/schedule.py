@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Verb = Literal["shards", "train", "attributes"]
-VERBS: tuple[Verb, ...] = ("shards", "train", "attributes")
+COMMANDS: tuple[Verb, ...] = ("shards", "train", "attributes")
 Phase = Literal["before", "after"]
 
 STEPS, CHECKPOINT_EVERY, LOG_EVERY = 40, 5, 2
@@ -41,7 +41,7 @@ FILES: dict[Verb, dict[str, int]] = {
         "result.json": 1,
     },
 }
-"""the files that are counted, and how many of each a verb is sure to write"""
+"""the files that are counted, and how many of each a command is sure to write"""
 
 PARTS: dict[Verb, tuple[str, ...]] = {
     "shards": ("data/*.parquet", "records/*.json"),
@@ -92,7 +92,7 @@ class Fault:
     """What goes wrong, when, and until when."""
 
     kind: str
-    verb: Verb
+    command: Verb
     file: str
     number: int
     phase: Phase
@@ -112,7 +112,7 @@ def schedule(seed: int) -> list[Fault]:
     """The faults of a seed, in the order of the pipeline."""
     chance = random.Random(f"faults {seed}")
     faults = [_fault(kind, chance) for kind in kinds(seed)]
-    return sorted(faults, key=lambda fault: (VERBS.index(fault.verb), fault.number))
+    return sorted(faults, key=lambda fault: (COMMANDS.index(fault.verb), fault.number))
 
 
 def kinds(seed: int) -> list[str]:
@@ -126,14 +126,14 @@ def kinds(seed: int) -> list[str]:
 
 
 def _fault(kind: str, chance: random.Random) -> Fault:
-    verb = chance.choice(VERBS_OF.get(kind, VERBS))
+    command = chance.choice(VERBS_OF.get(kind, COMMANDS))
     at_work = kind in ONLY_AT_WORK or chance.random() < AT_WORK
-    file = chance.choice(PARTS[verb] if at_work else [*FILES[verb]])
+    file = chance.choice(PARTS[command] if at_work else [*FILES[command]])
     return Fault(
         kind,
-        verb,
+        command,
         file,
-        chance.randint(1, FILES[verb][file]),
+        chance.randint(1, FILES[command][file]),
         chance.choice(("before", "after")),
         chance.choice(AMOUNTS.get(kind, (0,))),
         chance.randrange(100),
@@ -141,6 +141,6 @@ def _fault(kind: str, chance: random.Random) -> Fault:
 
 
 def struck(faults: Sequence[Fault]) -> tuple[Verb, ...]:
-    """The verbs from the first to the last that faults strike."""
-    places = [VERBS.index(fault.verb) for fault in faults]
-    return VERBS[min(places) : max(places) + 1]
+    """The commands from the first to the last that faults strike."""
+    places = [COMMANDS.index(fault.verb) for fault in faults]
+    return COMMANDS[min(places) : max(places) + 1]

@@ -16,7 +16,7 @@ from tests.chaos.schedule import FAULTS, KINDS
 
 REPOSITORY = Path(__file__).parents[2]
 SEED, SCHEDULES = 3308, 2
-"""that strike few verbs each, so that they are quick in brief"""
+"""that strike few commands each, so that they are quick in brief"""
 HERE = {"writer", "node", "mlflow", "s3-pause", "s3-errors", "disk"}
 SECONDS = 1_100
 

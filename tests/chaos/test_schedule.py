@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.schedule import FAULTS, FILES, KINDS, ROUND, VERBS, kinds, schedule
+from tests.chaos.schedule import COMMANDS, FAULTS, FILES, KINDS, ROUND, kinds, schedule
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def test_a_schedule_is_a_function_of_its_seed_in_every_process():
 def test_faults_wait_for_files_that_are_written_and_come_in_order():
     for seed in range(200):
         faults = schedule(seed)
-        verbs = [VERBS.index(fault.verb) for fault in faults]
-        assert verbs == sorted(verbs)
+        commands = [COMMANDS.index(fault.verb) for fault in faults]
+        assert commands == sorted(commands)
         for fault in faults:
             assert 1 <= fault.number <= FILES[fault.verb][fault.file]

@@ -20,7 +20,7 @@ import requests
 from mlflow import MlflowClient
 from PIL import Image
 
-from facevae import storage
+from facevae.runs import storage
 from tests.end_to_end.browser import CHROMIUM, screenshot
 
 REPOSITORY = Path(__file__).parents[2]
@@ -158,8 +158,8 @@ def test_the_server_was_away_and_every_step_is_there_once(environment, rehearsal
         assert Counter(metric.step for metric in history) == expected, key
     log = Path(environment["FACEVAE_CLUSTER"], "rehearsal.log").read_text()
     killed, back = (
-        1000 * float(re.search(rf"^\+ ([\d.]+) cluster/local {verb} mlflow$", log, re.M)[1])
-        for verb in ("kill", "start")
+        1000 * float(re.search(rf"^\+ ([\d.]+) cluster/local {command} mlflow$", log, re.M)[1])
+        for command in ("kill", "start")
     )
     assert back - killed >= 30_000
     times = [

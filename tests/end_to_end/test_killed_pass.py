@@ -1,7 +1,7 @@
 """A pass whose actors and driver are killed leaves what a quiet one leaves, bit for bit.
 
 `make killed-pass` runs it over 20,000 faces, with an actor killed every five seconds. The suite
-has the same law, for all verbs and more kinds of death, in `tests/chaos`.
+has the same law, for all commands and more kinds of death, in `tests/chaos`.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ import psutil
 import pytest
 import torch
 
-from facevae.checkpoint import ModelCard, save_model
+from facevae.commands.shards import shard_faces
 from facevae.config import ModelConfig, ShardsConfig
-from facevae.data.shards import read_manifest, read_shard
+from facevae.data.shard_files import read_manifest, read_shard
 from facevae.models import build_vae
-from facevae.verbs.shards import shard_faces
+from facevae.models.checkpoint import ModelCard, save_model
 
 pytestmark = pytest.mark.skipif("FACES" not in os.environ, reason="make killed-pass runs it")
 FACES = int(os.environ.get("FACES", "400"))

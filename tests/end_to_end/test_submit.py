@@ -113,7 +113,7 @@ def send(environment, submission_id: str, entrypoint: str, **runtime_env) -> Non
 
 
 def test_a_driver_knows_its_submission(client):
-    code = "from facevae.ray_job import submission_id; print('I am', submission_id())"
+    code = "from facevae.ray_cluster.this_job import submission_id; print('I am', submission_id())"
     send(client, "named", f'python -c "{code}"')
     job = submit(client, "--attach", "named")
     assert job.returncode == 0

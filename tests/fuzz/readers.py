@@ -14,18 +14,18 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from facevae import checkpoint, cli
+from facevae import cli
 from facevae.attributes import encode, hdf5, latents
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.attributes.vectors import LatentBatch, mean_difference
 from facevae.config import ModelConfig
-from facevae.data import shards
-from facevae.data.drawn import drawn_face
+from facevae.data import shard_files
 from facevae.data.images import decode_image, decode_jpegs, encode_jpeg
-from facevae.data.shards import Manifest, Shard, ShardRows
+from facevae.data.shard_files import Manifest, Shard, ShardRows
 from facevae.data.sources import tables
-from facevae.models import build_vae
-from facevae.models.perceptual_weights import read_weights
+from facevae.data.sources.synthetic import synthetic_face
+from facevae.models import build_vae, checkpoint
+from facevae.perceptual.weights import read_weights
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = ("Smiling", "Male", "Bald")
@@ -69,7 +69,7 @@ def _bombs() -> list[bytes]:
 
 
 def _images(folder: Path) -> Iterator[Reader]:
-    face = drawn_face(0, 0)[0].resize((48, 48))
+    face = synthetic_face(0, 0)[0].resize((48, 48))
     forms: dict[str, list[bytes]] = {
         "JPEG": [
             _encoded(face, "JPEG"),
@@ -120,21 +120,21 @@ def _rows(count: int) -> ShardRows:
 
 def _shards(folder: Path) -> Iterator[Reader]:
     rows = _rows(600)
-    entry = shards.write_shard(str(folder), "whole", "train", rows, 64)
-    whole = Path(shards.shard_uri(str(folder), "whole")).read_bytes()
+    entry = shard_files.write_shard(str(folder), "whole", "train", rows, 64)
+    whole = Path(shard_files.shard_uri(str(folder), "whole")).read_bytes()
     small = _rows(3)
-    shards.write_shard(str(folder), "small", "train", small, 64)
-    corpus = [whole, Path(shards.shard_uri(str(folder), "small")).read_bytes()]
-    target = Path(shards.shard_uri(str(folder), "damaged"))
+    shard_files.write_shard(str(folder), "small", "train", small, 64)
+    corpus = [whole, Path(shard_files.shard_uri(str(folder), "small")).read_bytes()]
+    target = Path(shard_files.shard_uri(str(folder), "damaged"))
 
     def read(data: bytes) -> None:
         target.write_bytes(data)
-        found = shards.read_shard(str(folder), "damaged")
+        found = shard_files.read_shard(str(folder), "damaged")
         assert _is_one_of(found, [rows, small])
 
     def read_group(data: bytes) -> None:
         target.write_bytes(data)
-        assert shards.read_images(str(folder), "damaged", [1]) == rows.images[256:512]
+        assert shard_files.read_images(str(folder), "damaged", [1]) == rows.images[256:512]
 
     yield Reader("shard", corpus, read)
     yield Reader("shard: images of a row group", [whole], read_group)
@@ -154,13 +154,13 @@ def _is_one_of(found: ShardRows, expected: list[ShardRows]) -> bool:
 
 
 def _manifests(folder: Path, manifest: Manifest) -> Iterator[Reader]:
-    shards.write_manifest(str(folder), manifest)
+    shard_files.write_manifest(str(folder), manifest)
     path = folder / "manifest.json"
     corpus = [path.read_bytes()]
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        assert shards.read_manifest(str(folder)) == manifest
+        assert shard_files.read_manifest(str(folder)) == manifest
 
     yield Reader("manifest", corpus, read, is_text=True)
 
@@ -370,8 +370,8 @@ def _settings(folder: Path) -> Iterator[Reader]:
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        for verb in ("quickstart", "train"):
-            cli.parse(verb, [f"--config={path}", "--output=out"])
+        for command in ("quickstart", "train"):
+            cli.parse(command, [f"--config={path}", "--output=out"])
 
     yield Reader("settings (YAML)", corpus, read, is_text=True, share=0.1)
 

@@ -10,7 +10,7 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from facevae.data.shards import read_manifest
+from facevae.data.shard_files import read_manifest
 from facevae.tracking import read_run_id
 from facevae.training.step import Rank
 
@@ -28,7 +28,7 @@ def noting(folder: Path, at_step: Callable[[int, Rank], None]) -> Callable[[dict
 
         def noted(shards, plan, share, *rest):
             step = share.start // share.global_batch_size
-            name = f"rows-{rank.ranks}-{rank.rank}-{os.getpid()}"
+            name = f"rows-{rank.world_size}-{rank.rank}-{os.getpid()}"
             with (folder / name).open("w") as notes:
                 for batch in batches(shards, plan, share, *rest):
                     step += 1

@@ -10,15 +10,15 @@ import torch
 from mlflow import MlflowClient
 
 from facevae.attributes.hdf5 import read_vectors
-from facevae.checkpoint import ModelCard, save_model
+from facevae.commands.attributes import compute_attributes
+from facevae.commands.edit import edit_faces
+from facevae.commands.shards import shard_faces
 from facevae.config import AttributesConfig, EditConfig, ModelConfig, ShardsConfig
-from facevae.data.shards import read_manifest
+from facevae.data.shard_files import read_manifest
 from facevae.errors import UserError
 from facevae.models import build_vae
+from facevae.models.checkpoint import ModelCard, save_model
 from facevae.tracking import read_run_id
-from facevae.verbs.attributes import compute_attributes
-from facevae.verbs.edit import edit_faces
-from facevae.verbs.shards import shard_faces
 
 QUIET = {"system_metrics": False}
 

@@ -7,7 +7,7 @@ import torch
 
 from facevae.data.batches import training_batches
 from facevae.data.order import Share, epoch_plan, spread_images
-from facevae.data.shards import read_manifest
+from facevae.data.shard_files import read_manifest
 
 BATCH = 24
 

@@ -16,24 +16,24 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from facevae.benchmark import agreement, cases, encoding, training
+from facevae.benchmark import agreement, cases, encoding_rate, step_rate
 from facevae.benchmark.agreement import Vectors
 from facevae.benchmark.bench import Bench
-from facevae.benchmark.command import (
+from facevae.benchmark.encoding_rate import Images
+from facevae.benchmark.resume import Trainings, seconds_after_a_lost_worker
+from facevae.benchmark.step_rate import Steps
+from facevae.benchmark.watched_command import (
     Watched,
     gpu_utilisation,
     peak_bytes,
     run_command,
     store_use,
 )
-from facevae.benchmark.encoding import Images
-from facevae.benchmark.resume import Trainings, seconds_after_a_lost_worker
-from facevae.benchmark.training import Steps
+from facevae.commands.benchmark import benchmark
 from facevae.config import AttributesConfig, BenchmarkConfig, EncodingConfig, TrainConfig
-from facevae.data.shards import read_manifest
+from facevae.data.shard_files import read_manifest
 from facevae.errors import UserError
 from facevae.tracking import read_run_id
-from facevae.verbs.benchmark import benchmark
 
 FACES = 256
 STEPS, BATCH = 6, 32
@@ -97,7 +97,7 @@ def test_a_verb_that_fails_ends_the_benchmark_with_its_words(ray_cluster):
 def test_steps_without_ray_are_timed(shards, tmp_path):
     bench = Bench(BenchmarkConfig(precision="fp32", steps=16), tmp_path, "unused")
     config = bench.train_config(str(shards), "unused", training={"global_batch_size": 4})
-    for function in (training.ceiling, training.bare_loop, training.unoptimised):
+    for function in (step_rate.ceiling, step_rate.bare_loop, step_rate.unoptimised):
         assert function(Steps(config, str(shards), 1, 2)) > 1
 
 
@@ -125,7 +125,9 @@ def test_an_encoder_without_ray_is_timed(shards, trained):
     images = Images(
         str(shards), names, f"{config.model}/model", EncodingConfig(batch_size=32), 2, False
     )
-    rates = [f(images) for f in (encoding.decoding, encoding.encoding, encoding.bare_loop)]
+    rates = [
+        f(images) for f in (encoding_rate.decoding, encoding_rate.encoding, encoding_rate.bare_loop)
+    ]
     assert min(rates) > 1
     assert rates[0] > rates[1]  # decoding 64 pixels is the smaller part
 

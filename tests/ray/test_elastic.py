@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from facevae.checkpoint import TrainingState, load_training
+from facevae.commands.train import train_model
 from facevae.config import TrainConfig
-from facevae.verbs.train import train_model
+from facevae.models.checkpoint import TrainingState, load_training
 from tests.ray.noting import assert_every_image_once_an_epoch, the_one_run, trained_rows
 
 REPOSITORY = Path(__file__).parents[2]
@@ -35,28 +35,28 @@ from pathlib import Path
 
 import ray, ray.train
 
-from facevae.cli import run_verb
-from facevae.verbs import train
+from facevae.cli import run_command
+from facevae.commands import train
 from tests.ray.noting import noting
 
 NOTES = Path(sys.argv[1])
 
 
 def at_step(step, rank):
-    if step == {LOST_AT} and rank.ranks == 2:
+    if step == {LOST_AT} and rank.world_size == 2:
         (NOTES / f"two-{{rank.rank}}").touch()
         while not (NOTES / "lost").exists():
             time.sleep(0.05)
-    if step == {FOUND_AT} and rank.ranks == 1:
+    if step == {FOUND_AT} and rank.world_size == 1:
         (NOTES / "one").touch()
         time.sleep({SECONDS})  # Ray ends it, when it has found the node
 
 
 ray.init = partial(ray.init, _node_ip_address=sys.argv[2])
 ray.train.ScalingConfig = partial(ray.train.ScalingConfig, elastic_resize_monitor_interval_s=1)
-train.check_places = lambda *_: None  # all nodes see this machine's disk
+train.check_paths = lambda *_: None  # all nodes see this machine's disk
 train.train_worker = noting(NOTES, at_step)
-sys.exit(run_verb("train", sys.argv[3:]))
+sys.exit(run_command("train", sys.argv[3:]))
 """
 QUICK = {
     "RAY_health_check_initial_delay_ms": "1000",

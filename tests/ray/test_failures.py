@@ -10,24 +10,24 @@ from ray.train import TrainingFailedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from torch.distributed import DistBackendError
 
+from facevae.commands import train
 from facevae.config import TrainConfig
 from facevae.errors import UnreachableError, UserError
-from facevae.training.board import ProgressBoard
+from facevae.training.coordinator import Coordinator
 from facevae.training.failures import (
     SAME_ERRORS,
     RepeatedError,
     StopAtMistakes,
     ending_at_repeated_errors,
 )
-from facevae.verbs import train
 from tests.ray.noting import noting, tries
 
 
 @pytest.fixture
-def board():
-    board = ray.remote(num_cpus=0)(ProgressBoard).remote()
-    yield board
-    ray.kill(board)
+def coordinator():
+    coordinator = ray.remote(num_cpus=0)(Coordinator).remote()
+    yield coordinator
+    ray.kill(coordinator)
 
 
 def settings(shards, output) -> TrainConfig:
@@ -67,9 +67,9 @@ def test_a_bug_ends_the_run_with_its_traceback(shards, tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is at_interrupt
 
 
-def test_an_error_that_comes_back_at_one_step_ends_it_and_other_ones_do_not(board):
+def test_an_error_that_comes_back_at_one_step_ends_it_and_other_ones_do_not(coordinator):
     def fail(error: Exception, rank: int = 0) -> None:
-        with ending_at_repeated_errors(board, rank):
+        with ending_at_repeated_errors(coordinator, rank):
             raise error
 
     def raised(error: Exception, times: int, expected: type[Exception], rank: int = 0) -> None:
@@ -86,7 +86,7 @@ def test_an_error_that_comes_back_at_one_step_ends_it_and_other_ones_do_not(boar
     raised(UserError("mend it"), 5, UserError)
     raised(ValueError("no"), SAME_ERRORS - 1, ValueError)
     raised(ValueError("no"), 1, ValueError, rank=1)
-    ray.get(board.show.remote(1, {}))
+    ray.get(coordinator.show.remote(1, {}))
     raised(ValueError("no"), SAME_ERRORS - 1, ValueError)
     with pytest.raises(RepeatedError, match="3 times at the same step, ValueError: no"):
         fail(ValueError("no"))

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from facevae.checkpoint import ModelCard, save_model
+from facevae.commands import benchmark as benchmark_module
+from facevae.commands.attributes import compute_attributes
+from facevae.commands.benchmark import benchmark
+from facevae.commands.quickstart import quickstart
+from facevae.commands.shards import shard_faces
+from facevae.commands.train import train_model
 from facevae.config import (
     AttributesConfig,
     BenchmarkConfig,
@@ -17,12 +22,7 @@ from facevae.config import (
 )
 from facevae.errors import UserError
 from facevae.models import build_vae
-from facevae.verbs import benchmark as benchmark_module
-from facevae.verbs.attributes import compute_attributes
-from facevae.verbs.benchmark import benchmark
-from facevae.verbs.quickstart import quickstart
-from facevae.verbs.shards import shard_faces
-from facevae.verbs.train import train_model
+from facevae.models.checkpoint import ModelCard, save_model
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 QUIET = {"system_metrics": False}
@@ -43,7 +43,7 @@ FOREIGN = (
 )
 LEAVE_SCRATCH = """
 import contextlib, os, sys
-from facevae import storage
+from facevae.runs import storage
 with contextlib.ExitStack() as writers:
     for uri in sys.argv[1:]:
         kind = storage.atomic_folder if "step_" in uri else storage.atomic_file

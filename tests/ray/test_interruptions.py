@@ -17,9 +17,9 @@ import pytest
 import ray
 import torch
 
-from facevae.checkpoint import load_training
+from facevae.commands.train import train_model
 from facevae.config import TrainConfig
-from facevae.verbs.train import train_model
+from facevae.models.checkpoint import load_training
 from tests.ray.noting import assert_every_image_once_an_epoch, the_one_run, trained_rows, tries
 
 STEPS, BATCH, RANKS = 60, 24, 2
@@ -29,8 +29,8 @@ DRIVER = f"""
 import os, signal, sys, time
 from pathlib import Path
 
-from facevae.cli import run_verb
-from facevae.verbs import train
+from facevae.cli import run_command
+from facevae.commands import train
 from tests.ray.noting import noting
 
 DRIVER, NOTES = os.getpid(), Path(sys.argv[1])
@@ -54,12 +54,12 @@ def at_step(step, rank):
         time.sleep(3)
 
 
-def nodes_to_go():
+def draining_nodes():
     return frozenset(["spot"] if (NOTES / "notice").exists() else [])
 
 
-train.train_worker, train.runtime.nodes_to_go = noting(NOTES, at_step), nodes_to_go
-sys.exit(run_verb("train", sys.argv[2:]))
+train.train_worker, train.runtime.draining_nodes = noting(NOTES, at_step), draining_nodes
+sys.exit(run_command("train", sys.argv[2:]))
 """
 
 

@@ -24,14 +24,14 @@ import torch
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from facevae import runtime
+from facevae.ray_cluster.nodes import cluster_nodes, pool_labels
 from facevae.attributes.encode import encode_shards, plan_encoders
-from facevae.checkpoint import LoadedModel, ModelCard
+from facevae.models.checkpoint import LoadedModel, ModelCard
 from facevae.config import EncodingConfig, ModelConfig, ShardsConfig
 from facevae.data.batches import training_batches
-from facevae.data.drawn.source import SyntheticSource
+from facevae.data.sources.synthetic.source import SyntheticSource
 from facevae.data.order import Share, epoch_plan
-from facevae.data.sharding import make_shards
+from facevae.data.make_shards import make_shards
 from facevae.models import build_vae
 
 folder, pools = sys.argv[1], json.loads(sys.argv[2])
@@ -62,9 +62,9 @@ class Marked(SyntheticSource):
         return super().load(image_id)
 
 
-nodes = runtime.nodes()
+nodes = cluster_nodes()
 found = {"nodes": [[n.cpus, n.gpus, n.pool, n.is_here] for n in nodes]}
-data = runtime.pool_labels(nodes, "data")
+data = pool_labels(nodes, "data")
 
 settings = ShardsConfig(output=folder + "/shards", sharding={"image_size": 64,
                         "images_per_shard": 20})
@@ -104,7 +104,7 @@ ray.train.torch.TorchTrainer(
     report,
     scaling_config=ray.train.ScalingConfig(
         num_workers=(1, 2), resources_per_worker={"CPU": 0.75},
-        label_selector=runtime.pool_labels(nodes, "gpu") or None),
+        label_selector=pool_labels(nodes, "gpu") or None),
     run_config=ray.train.RunConfig(name="pools", storage_path=folder),
 ).fit()
 workers = sorted(Path(folder).glob("worker-*"))
@@ -116,7 +116,7 @@ for name, most in (("gpu-spot", 2), ("data", 1)):
     group.name, group.max_count = name, most
     group.resources.update({"CPU": 2, "GPU": int(name != "data")})
 ray._raylet.GcsClient(address=cluster.address).report_cluster_config(record.SerializeToString())
-found["to come"] = [[n.cpus, n.gpus, n.pool] for n in runtime.nodes() if not n.is_here]
+found["to come"] = [[n.cpus, n.gpus, n.pool] for n in cluster_nodes() if not n.is_here]
 print(json.dumps(found))
 ray.shutdown()
 cluster.shutdown()

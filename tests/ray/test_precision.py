@@ -8,17 +8,17 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from facevae.checkpoint import ModelCard, save_model
+from facevae.commands import choose_precision as choosing
+from facevae.commands.attributes import compute_attributes
+from facevae.commands.choose_precision import choose_precision
+from facevae.commands.train import train_model
 from facevae.config import AttributesConfig, ModelConfig, TrainConfig
 from facevae.errors import UserError
-from facevae.models import build_vae, precision
+from facevae.models import build_vae
+from facevae.models.checkpoint import ModelCard, save_model
 from facevae.models.precision import Choice, resolve_precision
-from facevae.runtime import Node
+from facevae.ray_cluster.nodes import Node
 from facevae.tracking import read_run_id
-from facevae.verbs import precision as choosing
-from facevae.verbs.attributes import compute_attributes
-from facevae.verbs.precision import choose_precision
-from facevae.verbs.train import train_model
 
 QUIET = {"system_metrics": False}
 
@@ -28,8 +28,8 @@ def on(monkeypatch):
     """Makes this a processor that has bf16 instructions, or one that has none."""
 
     def on(is_native: bool) -> None:
-        monkeypatch.setattr(precision, "has_native_bf16", lambda device: is_native)
-        monkeypatch.setattr(precision, "bf16_slowdown", lambda device: 11.2)
+        monkeypatch.setattr(choose_precision, "has_native_bf16", lambda device: is_native)
+        monkeypatch.setattr(choose_precision, "bf16_slowdown", lambda device: 11.2)
 
     return on
 
@@ -129,7 +129,7 @@ def test_of_several_nodes_one_that_does_the_work_is_asked(ray_cluster, monkeypat
         raise AssertionError("this process does none of the work")
 
     wanted = resolve_precision("auto", torch.device("cpu")).arithmetic
-    monkeypatch.setattr(precision, "has_native_bf16", here)
+    monkeypatch.setattr(choose_precision, "has_native_bf16", here)
     nodes = [Node(1, 0), Node(1, 0)]
     found = choose_precision("precision", "auto", None, nodes, use_gpu=False, cpus=0.5, labels={})
     assert found == wanted

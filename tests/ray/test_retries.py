@@ -13,19 +13,19 @@ import torch
 from PIL import Image
 from ray import cloudpickle
 
-from facevae import runtime
 from facevae.attributes import encode as encode_module
 from facevae.attributes.encode import encode_shards, plan_encoders
-from facevae.checkpoint import LoadedModel, ModelCard
 from facevae.config import EncodingConfig, ModelConfig, ShardsConfig
-from facevae.data.drawn.source import SyntheticSource
 from facevae.data.images import decode_jpegs
-from facevae.data.sharding import make_shards
-from facevae.data.shards import read_manifest, read_shard
+from facevae.data.make_shards import make_shards
+from facevae.data.shard_files import read_manifest, read_shard
+from facevae.data.sources.synthetic.source import SyntheticSource
 from facevae.errors import UserError
 from facevae.models import build_vae
+from facevae.models.checkpoint import LoadedModel, ModelCard
 from facevae.pixels import model_input
-from facevae.retries import DIED
+from facevae.ray_cluster.nodes import cluster_nodes
+from facevae.runs.retries import DIED
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not import tests
@@ -33,7 +33,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not im
 
 @dataclass(frozen=True)
 class PoisonedSource(SyntheticSource):
-    """Drawn faces, one of which fails or kills who draws it, so many times."""
+    """Synthetic faces, one of which fails or kills who draws it, so many times."""
 
     poison: str = ""
     dies: bool = False
@@ -107,7 +107,7 @@ def encode(shards, tmp_path):
         vae.encoder.register_forward_pre_hook(die)
         config = EncodingConfig(actors=2, batch_size=32, precision="fp32", tries=2)
         card = ModelCard(ModelConfig(latent_size=4), 0, "", "")
-        plan = plan_encoders(config, runtime.nodes())
+        plan = plan_encoders(config, cluster_nodes())
         return encode_shards(
             str(folder), manifest, LoadedModel(vae, card), config, plan, str(output)
         )

@@ -16,15 +16,15 @@ from facenet_pytorch import InceptionResnetV1
 from mlflow import MlflowClient
 from PIL import Image
 
-from facevae.checkpoint import load_model, load_training
 from facevae.cli import parse
+from facevae.commands.train import train_model
 from facevae.config import TrackingConfig, TrainConfig
 from facevae.data.order import spread_images
-from facevae.data.shards import read_manifest
+from facevae.data.shard_files import read_manifest
 from facevae.errors import UserError
+from facevae.models.checkpoint import load_model, load_training
 from facevae.pixels import model_input, to_pixels
 from facevae.tracking import RunId, model_folder, read_run_id
-from facevae.verbs.train import train_model
 
 LAST = "step_0000006"
 

@@ -6,7 +6,7 @@ from unittest.mock import Mock
 import pytest
 
 from facevae import cli, config
-from facevae.cli import Verb, main, parse, run_verb
+from facevae.cli import main, parse, run_command
 from facevae.errors import UserError
 
 
@@ -31,7 +31,7 @@ def mistake(capsys, *words: str) -> str:
         ("train --training.stps=1", "did you mean --training.steps"),
         ("train --steps 1", "unknown option --steps, did you mean --training.steps?"),
         ("train --lr 1", "unknown option --lr\n"),
-        ("train stray", "stray"),
+        ("train orphan", "orphan"),
         ("train --loss.beta", "--loss.beta: expected one argument"),
         ("train --training.horizontal_flip perhaps", "expected true or false, found perhaps"),
         ("train --training.gradient_clip_norm x", "clip_norm: expected a number or null, found x"),
@@ -96,7 +96,7 @@ def test_bytes_or_a_folder_for_a_file_of_settings_are_one_line(capsys, tmp_path)
     ("error", "code"), [(UserError("no faces"), 2), (KeyboardInterrupt(), 130)]
 )
 def test_what_stops_a_verb_is_one_line(capsys, monkeypatch, error, code):
-    monkeypatch.setitem(cli.VERBS, "train", Verb("", "TrainConfig", Mock(side_effect=error)))
+    monkeypatch.setitem(cli.COMMANDS, "train", Command("", "TrainConfig", Mock(side_effect=error)))
     assert main(["train"]) == code
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -104,28 +104,30 @@ def test_what_stops_a_verb_is_one_line(capsys, monkeypatch, error, code):
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
-    verb = Verb("", "TrainConfig", Mock(side_effect=ZeroDivisionError))
-    monkeypatch.setitem(cli.VERBS, "train", verb)
+    command = Command("", "TrainConfig", Mock(side_effect=ZeroDivisionError))
+    monkeypatch.setitem(cli.COMMANDS, "train", command)
     with pytest.raises(ZeroDivisionError):
         main(["train"])
 
 
 def test_a_verb_prints_one_line_a_figure(capsys, monkeypatch):
     seen = []
-    verb = Verb("", "TrainConfig", lambda c: seen.append(c) or {"auc/Smiling": 0.931, "n": 2.0})
-    monkeypatch.setitem(cli.VERBS, "train", verb)
-    assert run_verb("train", ["--loss.beta", "0.7", "--training.steps=9"]) == 0
+    command = Command(
+        "", "TrainConfig", lambda c: seen.append(c) or {"auc/Smiling": 0.931, "n": 2.0}
+    )
+    monkeypatch.setitem(cli.COMMANDS, "train", command)
+    assert run_command("train", ["--loss.beta", "0.7", "--training.steps=9"]) == 0
     assert capsys.readouterr().out == "auc/Smiling 0.931\nn 2\n"
     assert (seen[0].loss.beta, seen[0].training.steps) == (0.7, 9)
 
 
 @pytest.mark.parametrize("flag", ["--dry_run", "--dry-run"])
 def test_a_dry_run_prints_the_plan_and_runs_nothing(capsys, monkeypatch, flag):
-    monkeypatch.setitem(cli.VERBS, "train", Verb("", "TrainConfig", Mock()))
+    monkeypatch.setitem(cli.COMMANDS, "train", Command("", "TrainConfig", Mock()))
     monkeypatch.setattr(cli, "_plan", lambda name, config: [name, str(config.loss.beta)])
     assert main(["train", flag, "--loss.beta", "0.7"]) == 0
     assert capsys.readouterr().out == "train\n0.7\n"
-    cli.VERBS["train"].run.assert_not_called()
+    cli.COMMANDS["train"].run.assert_not_called()
 
 
 def test_a_dry_run_of_what_does_not_fit_is_one_line(capsys, monkeypatch):
@@ -171,13 +173,13 @@ def test_print_config_parses_back(capsys, tmp_path, words):
     assert parse(name, ["--config", str(path)]) == parse(name, options)
 
 
-@pytest.mark.parametrize("name", cli.VERBS)
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_describes_every_setting(capsys, name):
     with pytest.raises(SystemExit) as stopped:
         main([name, "--help"])
     assert stopped.value.code == 0
     shown = "".join(capsys.readouterr().out.split())
-    for section in sections(getattr(config, cli.VERBS[name].config)):
+    for section in sections(getattr(config, cli.COMMANDS[name].config)):
         for field in section.model_fields.values():
             assert "".join((field.description or "").split()) in shown
 

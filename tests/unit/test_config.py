@@ -10,8 +10,8 @@ from facevae.cli import parse
 from facevae.config import (
     BenchmarkConfig,
     EditingConfig,
-    Frozen,
     LossConfig,
+    Settings,
     ShardingConfig,
     SourceConfig,
     TrainConfig,
@@ -22,7 +22,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 SECTIONS = [
     value
     for value in vars(config).values()
-    if isinstance(value, type) and issubclass(value, Frozen)
+    if isinstance(value, type) and issubclass(value, Settings)
 ]
 
 
@@ -51,8 +51,8 @@ def test_a_recipe_says_what_it_is_for_and_parses(path):
     for word in ("Command:", "Hardware:", "Time:", "Expect:"):
         assert sum(line.startswith(f"# {word}") for line in head) == 1, word
     assert f"configs/{path.name}" in head[0]
-    verb = "benchmark" if path.stem == "benchmark" else "train"
-    parsed = parse(verb, ["--config", str(path)])
+    command = "benchmark" if path.stem == "benchmark" else "train"
+    parsed = parse(command, ["--config", str(path)])
     assert parsed.output == f"runs/{path.stem}"
     if path.stem == "benchmark":
         assert parsed == BenchmarkConfig()

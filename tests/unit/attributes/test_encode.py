@@ -11,9 +11,9 @@ from facevae.attributes.latents import write_latents
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.attributes.vectors import LatentBatch
 from facevae.config import EncodingConfig
-from facevae.data.shards import Shard
+from facevae.data.shard_files import Shard
 from facevae.errors import UserError
-from facevae.runtime import POOL_LABEL, Node
+from facevae.ray_cluster.nodes import POOL_LABEL, Node
 
 GPU, DATA, HEAD = Node(8, 2, pool="gpu"), Node(16, 0, pool="data"), Node(4, 0)
 GPU_LABEL, DATA_LABEL = {POOL_LABEL: "gpu"}, {POOL_LABEL: "data"}

@@ -9,7 +9,7 @@ import torch
 from facevae.attributes.latents import encode_pixels, latents_uri, read_latents, write_latents
 from facevae.attributes.vectors import LatentBatch
 from facevae.config import ModelConfig
-from facevae.data.shards import Manifest, Shard
+from facevae.data.shard_files import Manifest, Shard
 from facevae.errors import UserError
 from facevae.models import build_vae
 from facevae.pixels import model_input

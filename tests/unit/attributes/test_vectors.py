@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 
 from facevae.attributes import hdf5
-from facevae.attributes.hdf5 import (
-    read_rows,
-    read_vectors,
-    rows_of,
-    rows_without,
-    write_hdf5,
-)
+from facevae.attributes.hdf5 import read_rows, read_vectors, rows_of, rows_without, write_hdf5
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.attributes.vectors import LatentBatch, mean_difference
 from facevae.errors import UserError

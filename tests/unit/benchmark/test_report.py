@@ -1,5 +1,5 @@
-from facevae import figures
 from facevae.benchmark import report
+from facevae.report import plots
 
 MEASURED = {
     "training/dfc_vae/facenet/ours": [300.0, 310.0, 290.0],
@@ -10,7 +10,7 @@ MEASURED = {
 
 
 def test_watched_figures_have_short_names():
-    found = report.figures(MEASURED)
+    found = report.medians(MEASURED)
     assert found["training/dfc_vae/facenet/ours"] == 300
     assert found["training/times_unoptimised"] == 10
     assert found["attributes/growth_200k_over_20k"] == 10.1
@@ -38,7 +38,7 @@ def test_rates_are_drawn_a_panel_a_case():
     panels = report.rates(MEASURED)
     assert list(panels) == ["training/dfc_vae/facenet"]
     assert list(panels["training/dfc_vae/facenet"]) == ["unoptimised", "ours"]
-    few = figures.rate_bars(panels)
-    many = figures.rate_bars(panels | {"sharding": {"ours": (5.0, 4.0, 6.0)}})
+    few = plots.rate_bars(panels)
+    many = plots.rate_bars(panels | {"sharding": {"ours": (5.0, 4.0, 6.0)}})
     assert many.height > few.height
-    assert figures.rate_bars({}).height < few.height
+    assert plots.rate_bars({}).height < few.height

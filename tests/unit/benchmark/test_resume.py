@@ -5,14 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from facevae import storage
 from facevae.benchmark import resume
 from facevae.benchmark.bench import Bench
-from facevae.benchmark.command import Moment, Watched
 from facevae.benchmark.resume import Trainings
+from facevae.benchmark.watched_command import Moment, Watched
 from facevae.config import BenchmarkConfig
 from facevae.errors import UserError
-from facevae.progress import Step
+from facevae.runs import storage
+from facevae.runs.progress import Step
 
 
 class PlayedBench(Bench):
@@ -22,7 +22,7 @@ class PlayedBench(Bench):
         super().__init__(BenchmarkConfig(steps=20), folder, "unused")
         self.commands, self.second = list(commands), 0.0
 
-    def run(self, verb, config, at=None):
+    def run(self, command, config, at=None):
         moments, driver = [], SimpleNamespace(kill=lambda: self.killed.append(self.second))
         self.config_of_run, self.killed = config, []
         for second, step in self.commands.pop(0):

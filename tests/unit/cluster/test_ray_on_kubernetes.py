@@ -89,14 +89,14 @@ def test_entry_points_are_verbs_whose_options_the_verbs_accept(runs, with_nodes)
         interpreter, script, *arguments = options.command
         assert interpreter == "python"
         assert (REPOSITORY / script).is_file()
-        verb = Path(script).stem
-        config = parse(verb, arguments)
+        command = Path(script).stem
+        config = parse(command, arguments)
         assert config.output.startswith("s3://")  # a retry's new cluster has no old disk
-        if verb == "train":
+        if command == "train":
             assert config.scaling.workers == options.gpus
-        if verb == "attributes":
+        if command == "attributes":
             assert config.encoding.actors == options.gpus
-        seen.add(verb)
+        seen.add(command)
     assert seen == {"shards", "train", "attributes"}
 
 

@@ -28,7 +28,7 @@ def commands(text) -> list[str]:
 
 def test_the_settings_that_are_shown_are_ones_that_the_verbs_take(commands, cluster_folder):
     options_of = runpy.run_path(str(cluster_folder / "with_nodes.py"))["_options"]
-    verbs = []
+    commands = []
     for command in commands:
         if not re.search(r"jobs/\w+\.py|\.venv/bin/facevae", command):
             continue
@@ -36,14 +36,14 @@ def test_the_settings_that_are_shown_are_ones_that_the_verbs_take(commands, clus
         if "cluster/with_nodes.py" in words:
             words = options_of(words[words.index("cluster/with_nodes.py") + 1 :]).command
         if ".venv/bin/facevae" in words:
-            verb, arguments = words[1], words[2:]
+            command, arguments = words[1], words[2:]
         else:
             script = next(each for each in words if each.startswith("jobs/"))
             assert (REPOSITORY / script).is_file()
-            verb, arguments = Path(script).stem, words[words.index(script) + 1 :]
-        parse(verb, arguments)
-        verbs.append(verb)
-    assert sorted(verbs) == ["attributes", "shards", "shards", "train", "train"]
+            command, arguments = Path(script).stem, words[words.index(script) + 1 :]
+        parse(command, arguments)
+        commands.append(command)
+    assert sorted(commands) == ["attributes", "shards", "shards", "train", "train"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Serve, which the import loads

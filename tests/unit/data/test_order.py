@@ -8,7 +8,7 @@ from PIL import Image
 
 from facevae.data.images import decode_jpegs, encode_jpeg
 from facevae.data.order import EpochPlan, ReadWindow, RowGroup, Share, epoch_plan, spread_images
-from facevae.data.shards import Manifest, ShardRows, read_images, write_shard
+from facevae.data.shard_files import Manifest, ShardRows, read_images, write_shard
 
 
 def plan(seed: int = 3) -> EpochPlan:

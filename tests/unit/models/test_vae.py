@@ -7,9 +7,9 @@ from torch import distributed, nn
 from torch.nn import functional as F
 
 from facevae.config import ModelConfig, ModelName
-from facevae.losses import kl_divergence
 from facevae.models import Posterior, build_vae
 from facevae.models.blocks import Residual, UpsampledConv2d
+from facevae.training.losses import kl_divergence
 
 PARAMETERS = {
     "dfc_vae": 2_311_403,

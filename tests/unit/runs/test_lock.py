@@ -19,19 +19,19 @@ from botocore.exceptions import ClientError
 from fsspec.asyn import sync
 from s3fs.errors import translate_boto_error
 
-from facevae import lock, storage
+from facevae.commands.attributes import compute_attributes
+from facevae.commands.shards import shard_faces
+from facevae.commands.train import train_model
 from facevae.config import AttributesConfig, ShardsConfig, TrainConfig
 from facevae.errors import UserError
-from facevae.lock import Owner, run_lock
-from facevae.verbs.attributes import compute_attributes
-from facevae.verbs.shards import shard_faces
-from facevae.verbs.train import train_model
+from facevae.runs import lock, storage
+from facevae.runs.lock import Owner, run_lock
 
 FIRST = "driver.lock.000001"
 OLD = "driver.json"
 HOLD = """
 import sys, time
-from facevae.lock import run_lock
+from facevae.runs.lock import run_lock
 with run_lock(sys.argv[1], "facevae train", "job-7"):
     print("held", flush=True)
     time.sleep(100)
@@ -370,8 +370,8 @@ def test_shards_and_train_refuse_a_folder_in_use(tmp_path):
 
 
 def test_attributes_refuse_a_folder_in_use(tmp_path, monkeypatch):
-    monkeypatch.setattr("facevae.verbs.attributes.read_manifest", lambda folder: None)
-    monkeypatch.setattr("facevae.verbs.attributes.load_model", lambda folder: None)
+    monkeypatch.setattr("facevae.commands.attributes.read_manifest", lambda folder: None)
+    monkeypatch.setattr("facevae.commands.attributes.load_model", lambda folder: None)
     (tmp_path / "model.json").touch()
     config = AttributesConfig(output=str(tmp_path), shards="shards", model=str(tmp_path))
     with run_lock(str(tmp_path), "first"), pytest.raises(UserError, match=r"at work .*: first"):

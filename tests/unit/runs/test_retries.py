@@ -3,7 +3,7 @@
 import pytest
 
 from facevae.errors import UserError
-from facevae.retries import DIED, LOST_ROUNDS, reason_of, result_row, run_with_retries
+from facevae.runs.retries import DIED, LOST_ROUNDS, reason_of, result_row, run_with_retries
 
 
 def fail(error: Exception) -> None:

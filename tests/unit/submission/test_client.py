@@ -19,12 +19,12 @@ from aiohttp import web
 from ray.exceptions import AuthenticationError
 
 from facevae.cli import parse
+from facevae.commands.submit import read_options
 from facevae.errors import UserError
-from facevae.runtime import Node
+from facevae.ray_cluster.nodes import Node
 from facevae.submission import client as module
 from facevae.submission import follow as following
 from facevae.submission.client import Cluster, cluster_address, job_request
-from facevae.submission.command import read_options
 from facevae.submission.follow import exit_code, follow
 
 TOKEN = "a-token-for-this-test-of-32-letters"

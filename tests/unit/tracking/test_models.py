@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from facevae.checkpoint import ModelCard, save_model
 from facevae.config import ModelConfig, TrackingConfig
 from facevae.errors import UserError
 from facevae.models import build_vae
+from facevae.models.checkpoint import ModelCard, save_model
 from facevae.tracking import log_model, start_run, store_uri
 
 

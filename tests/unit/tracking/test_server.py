@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from facevae import storage
 from facevae.config import TrackingConfig
 from facevae.errors import UnreachableError, UserError
+from facevae.runs import storage
 from facevae.tracking import Run, RunId, read_run_id, start_run, sync
 from facevae.tracking import run as running
 

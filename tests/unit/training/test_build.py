@@ -10,10 +10,10 @@ import hashlib, multiprocessing, sys
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from facevae.checkpoint import TrainingState
+from facevae.models.checkpoint import TrainingState
 from facevae.config import TrainConfig
-from facevae.shares import rank_slice
-from facevae.training.build import DATA_PARALLEL, build_trainee
+from facevae.data.rank import rank_slice
+from facevae.training.build import DATA_PARALLEL, build_trainer
 from facevae.training.step import Rank
 
 folder, ranks = sys.argv[1], int(sys.argv[2])
@@ -26,23 +26,23 @@ config = TrainConfig(
 def steps(rank, first, last):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/{first}", rank=rank, world_size=ranks)
-    trainee = build_trainee(
+    trainer = build_trainer(
         config, torch.device("cpu"), Rank(rank, ranks),
         lambda vae: DistributedDataParallel(vae, **DATA_PARALLEL),
     )
     if first > 1:
         weights, optimizer = torch.load(f"{folder}/state.pt", weights_only=True)
-        trainee.restore(TrainingState(first - 1, weights, None, optimizer, [], []))
+        trainer.restore(TrainingState(first - 1, weights, None, optimizer, [], []))
     for step in range(first, last + 1):
         generator = torch.Generator().manual_seed(step)
         size = (2 * ranks, 64, 64, 3)
         stored = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
-        trainee(stored[rank_slice(len(stored), rank, ranks)], step)
+        trainer(stored[rank_slice(len(stored), rank, ranks)], step)
         if rank == 0 and step < last:
-            states = trainee.vae.state_dict(), trainee.optimizer.state_dict()
+            states = trainer.vae.state_dict(), trainer.optimizer.state_dict()
             torch.save(states, f"{folder}/state.pt")
     if rank == 0:
-        weights = b"".join(p.detach().numpy().tobytes() for p in trainee.vae.parameters())
+        weights = b"".join(p.detach().numpy().tobytes() for p in trainer.vae.parameters())
         print(hashlib.sha256(weights).hexdigest(), flush=True)
     dist.destroy_process_group()
 

@@ -7,9 +7,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from facevae import perceptual_loss
 from facevae.config import TrainConfig
-from facevae.training.build import build_trainee
+from facevae.perceptual import loss
+from facevae.training.build import build_trainer
 
 CPU = torch.device("cpu")
 BATCH = 32
@@ -41,11 +41,11 @@ class Counting(TorchDispatchMode):
 def _counted(**settings) -> Counting:
     training = {"global_batch_size": BATCH, "ema_decay": 0.9, "gradient_clip_norm": 1.0}
     training |= settings.pop("training", {})
-    trainee = build_trainee(TrainConfig(training=training, **settings), CPU)
+    trainer = build_trainer(TrainConfig(training=training, **settings), CPU)
     stored = torch.zeros(BATCH, 64, 64, 3, dtype=torch.uint8)
-    trainee(stored, 1)  # makes Adam's moments
+    trainer(stored, 1)  # makes Adam's moments
     with Counting() as counting:
-        trainee(stored, 2)
+        trainer(stored, 2)
     return counting
 
 
@@ -65,4 +65,4 @@ def test_no_feature_map_of_the_whole_batch_is_made():
     """The largest tensor is one of the VAE's own, however wide the face network's maps are."""
     whole = 32 * 62 * 62 * 4 * BATCH  # of the O-Net's first layer
     assert _counted().largest < whole
-    assert whole > perceptual_loss.CACHE_BYTES
+    assert whole > loss.CACHE_BYTES

@@ -7,21 +7,21 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from facevae.checkpoint import TrainingState
 from facevae.config import LossConfig, ModelConfig, TrainingConfig
+from facevae.data.rank import rank_size, rank_slice
 from facevae.errors import UserError
 from facevae.models import build_vae
+from facevae.models.checkpoint import TrainingState
 from facevae.pixels import denormalise, model_input, to_pixels
-from facevae.shares import rank_size, rank_slice
 from facevae.training import loop
 from facevae.training.loop import train, validate
-from facevae.training.step import Criterion, Rank, Trainee
+from facevae.training.step import Criterion, Rank, Trainer
 
 CPU = torch.device("cpu")
 LOSS = LossConfig(reconstruction="pixel", beta=1e-4)
 
 
-def trainee(rank: Rank = Rank(0, 1), **training) -> Trainee:  # noqa: B008
+def trainer(rank: Rank = Rank(0, 1), **training) -> Trainer:  # noqa: B008
     settings = {
         "steps": 7, "global_batch_size": 4, "log_every": 2, "grid_every": 3, "grid_faces": 3,
         "validate_every": 4, "checkpoint_every": 5,
@@ -29,7 +29,7 @@ def trainee(rank: Rank = Rank(0, 1), **training) -> Trainee:  # noqa: B008
     torch.manual_seed(0)
     vae = build_vae(ModelConfig(latent_size=4))
     config = TrainingConfig(**(settings | training))
-    return Trainee(vae, Criterion(LOSS, None), config, CPU, rank)
+    return Trainer(vae, Criterion(LOSS, None), config, CPU, rank)
 
 
 def batches(first: int, last: int):
@@ -44,7 +44,7 @@ HELD_OUT = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.u
 class Ear:
     """Remembers what it is told."""
 
-    def __init__(self, learner: Trainee, wanted: int = 0) -> None:
+    def __init__(self, learner: Trainer, wanted: int = 0) -> None:
         self.learner = learner
         self.wanted, self.asked = wanted, 0
         self.logged: list[tuple[int, dict[str, float]]] = []
@@ -67,14 +67,14 @@ class Ear:
         self.saved[step] = copy.deepcopy(self.learner.state(step, [], sums))
 
 
-def run(learner: Trainee, first: int = 1, sums=()) -> Ear:
+def run(learner: Trainer, first: int = 1, sums=()) -> Ear:
     ear = Ear(learner)
     train(learner, batches(first, learner.config.steps), HELD_OUT, first, ear, sums)
     return ear
 
 
 def test_events_come_when_due_and_at_the_last_step():
-    ear = run(trainee())
+    ear = run(trainer())
     assert [s for s, m in ear.logged if "train/loss" in m] == [2, 4, 6, 7]
     assert [s for s, m in ear.logged if "validation/psnr" in m] == [4, 7]
     assert ear.shown == [3, 6, 7]
@@ -82,18 +82,18 @@ def test_events_come_when_due_and_at_the_last_step():
 
 
 def test_a_checkpoint_that_is_wanted_out_of_turn_is_kept_at_once_and_changes_nothing():
-    learner = trainee()
+    learner = trainer()
     ear = Ear(learner, wanted=2)
     train(learner, batches(1, 7), HELD_OUT, 1, ear)
     assert list(ear.saved) == [2, 5, 7]
-    for one, other in zip(tensors(ear.saved[7]), tensors(run(trainee()).saved[7]), strict=True):
+    for one, other in zip(tensors(ear.saved[7]), tensors(run(trainer()).saved[7]), strict=True):
         assert torch.equal(one, other)
 
 
 def test_logged_means_are_those_of_the_steps_since_the_last():
-    twin = trainee()
+    twin = trainer()
     terms = [twin(batch, step) for step, batch in enumerate(batches(1, 7), start=1)]
-    logged = [m for _, m in run(trainee()).logged if "train/loss" in m]
+    logged = [m for _, m in run(trainer()).logged if "train/loss" in m]
     parts = (terms[:2], terms[2:4], terms[4:6], terms[6:])
     for metrics, part in zip(logged, parts, strict=True):
         kl = float(torch.cat([each.kl for each in part]).double().mean())
@@ -106,8 +106,8 @@ def test_logged_means_are_those_of_the_steps_since_the_last():
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_going_on_from_a_checkpoint_is_never_having_stopped(ema_decay):
-    whole = run(trainee(ema_decay=ema_decay))
-    learner = trainee(ema_decay=ema_decay)
+    whole = run(trainer(ema_decay=ema_decay))
+    learner = trainer(ema_decay=ema_decay)
     learner.restore(copy.deepcopy(whole.saved[5]))
     rest = run(learner, first=6, sums=whole.saved[5].sums)
     assert trace(rest) == trace(whole)[-2:]  # that of step 6 is a mean over steps 5 and 6
@@ -118,8 +118,8 @@ def test_going_on_from_a_checkpoint_is_never_having_stopped(ema_decay):
 def test_the_rate_after_a_resume_is_of_what_was_trained_since(monkeypatch):
     seconds = iter(range(1000))
     monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(seconds)))
-    whole = run(trainee(log_every=7))
-    learner = trainee(log_every=7)
+    whole = run(trainer(log_every=7))
+    learner = trainer(log_every=7)
     learner.restore(copy.deepcopy(whole.saved[5]))
     rest = run(learner, first=6, sums=whole.saved[5].sums)
     name = "train/images_per_second"
@@ -138,7 +138,7 @@ def tensors(state: TrainingState) -> list[torch.Tensor]:
 @pytest.mark.parametrize("log_every", [1, 100])
 @pytest.mark.parametrize("term", ["kl", "reconstruction"])
 def test_a_broken_loss_stops_before_it_is_saved_and_names_step_and_term(term, log_every):
-    learner = trainee(log_every=log_every)
+    learner = trainer(log_every=log_every)
     broken = learner.vae.mean if term == "kl" else learner.vae.expand
 
     def poisoned():
@@ -155,7 +155,7 @@ def test_a_broken_loss_stops_before_it_is_saved_and_names_step_and_term(term, lo
 
 
 def test_weights_broken_by_the_last_update_are_not_saved():
-    learner = trainee(steps=1, learning_rate=1e39)
+    learner = trainer(steps=1, learning_rate=1e39)
     ear = Ear(learner)
     with pytest.raises(UserError, match=r"not finite after step 1: nothing was saved"):
         train(learner, batches(1, 1), HELD_OUT, 1, ear)
@@ -163,7 +163,7 @@ def test_weights_broken_by_the_last_update_are_not_saved():
 
 
 def test_validation_is_the_plain_mean_over_images_in_eval_mode():
-    learner = trainee()
+    learner = trainer()
     metrics = validate(learner, HELD_OUT)
     assert learner.vae.training
     vae = learner.vae.eval()
@@ -187,7 +187,7 @@ def test_logged_means_count_each_image_once_though_shares_differ(ranks, monkeypa
     monkeypatch.setattr(loop, "_summed", lambda values: sums.append(values.clone()) or values)
     pixels = next(batches(1, 1))
     for rank in range(ranks):
-        learner = trainee(Rank(rank, ranks), steps=1, validate_every=2)
+        learner = trainer(Rank(rank, ranks), steps=1, validate_every=2)
         learner.vae.eval()
         train(learner, iter([pixels[rank_slice(4, rank, ranks)]]), HELD_OUT, 1, Ear(learner))
     train_sums = sums[::3]  # beside those of the validation and of the checkpoint
@@ -195,7 +195,7 @@ def test_logged_means_count_each_image_once_though_shares_differ(ranks, monkeypa
         rank_size(4, rank, ranks) for rank in range(ranks)
     ]
     monkeypatch.undo()
-    whole = trainee(steps=1)
+    whole = trainer(steps=1)
     whole.vae.eval()
     terms = whole.loss(pixels, 1)
     total = sum(train_sums).detach()
@@ -206,11 +206,11 @@ def test_logged_means_count_each_image_once_though_shares_differ(ranks, monkeypa
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_validation_does_not_depend_on_the_ranks(ranks, monkeypatch):
-    whole = validate(trainee(), HELD_OUT)
+    whole = validate(trainer(), HELD_OUT)
     sums: list[torch.Tensor] = []
     monkeypatch.setattr(loop, "_summed", lambda values: sums.append(values) or values)
     for rank in range(ranks):
-        validate(trainee(Rank(rank, ranks)), HELD_OUT)
+        validate(trainer(Rank(rank, ranks)), HELD_OUT)
     assert [float(each[3]) for each in sums] == [len(HELD_OUT[r::ranks]) for r in range(ranks)]
     monkeypatch.setattr(loop, "_summed", lambda _: sum(sums))  # as all_reduce
-    assert validate(trainee(Rank(1, ranks)), HELD_OUT) == pytest.approx(whole, rel=1e-5)
+    assert validate(trainer(Rank(1, ranks)), HELD_OUT) == pytest.approx(whole, rel=1e-5)

@@ -6,7 +6,7 @@ import torch
 from facevae.config import ModelConfig, TrainConfig
 from facevae.models import build_vae
 from facevae.training.memory import encoder_memory, step_memory
-from facevae.training.step import Criterion, Trainee
+from facevae.training.step import Criterion, Trainer
 
 CONFIG = TrainConfig(model={"latent_size": 8}, training={"ema_decay": 0.9})
 
@@ -22,7 +22,7 @@ def test_state_is_what_a_step_leaves():
     vae = build_vae(pixel.model)
     criterion = Criterion(pixel.loss, None)
     config = pixel.training.model_copy(update={"global_batch_size": 4})
-    learner = Trainee(vae, criterion, config, torch.device("cpu"))
+    learner = Trainer(vae, criterion, config, torch.device("cpu"))
     learner(torch.zeros(4, 64, 64, 3, dtype=torch.uint8), 1)
     assert memory.gradients == nbytes(p.grad for p in vae.parameters() if p.grad is not None)
     moments = [state[key] for state in learner.optimizer.state.values()

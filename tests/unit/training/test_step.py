@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from facevae.config import LossConfig, ModelConfig, TrainingConfig
+from facevae.data.rank import rank_slice
 from facevae.models import build_vae
-from facevae.models.perceptual import build_perceptual_network
+from facevae.perceptual.network import build_perceptual_network
 from facevae.pixels import denormalise, model_input
-from facevae.shares import rank_slice
-from facevae.training.step import Criterion, Rank, Trainee, chance, learning_rate
+from facevae.training.step import Criterion, Rank, Trainer, learning_rate, step_noise
 
 CPU = torch.device("cpu")
 LOSS = LossConfig(layers=("conv1", "conv2"), beta=1 / 128)
@@ -23,15 +23,15 @@ def faces(count: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 64, 64, 3), dtype=torch.uint8, generator=generator)
 
 
-def trainee(rank: Rank = Rank(0, 1), loss: LossConfig = LOSS, **training) -> Trainee:  # noqa: B008
+def trainer(rank: Rank = Rank(0, 1), loss: LossConfig = LOSS, **training) -> Trainer:  # noqa: B008
     config = TrainingConfig(**({"steps": 10, "global_batch_size": 8} | training))
     torch.manual_seed(0)
     vae = build_vae(ModelConfig(latent_size=8))
     network = None if loss.reconstruction == "pixel" else NETWORK
-    return Trainee(vae, Criterion(loss, network), config, CPU, rank)
+    return Trainer(vae, Criterion(loss, network), config, CPU, rank)
 
 
-def gradients(learner: Trainee, images: torch.Tensor) -> list[torch.Tensor]:
+def gradients(learner: Trainer, images: torch.Tensor) -> list[torch.Tensor]:
     learner.vae.eval()  # batch statistics are the one thing that depends on the share
     (learner.loss(images, step=3).total * learner.weight).backward()
     return [p.grad for p in learner.vae.parameters() if p.grad is not None]
@@ -41,9 +41,9 @@ def gradients(learner: Trainee, images: torch.Tensor) -> list[torch.Tensor]:
 def test_the_mean_gradient_of_any_number_of_workers_is_that_of_one(batch, ranks):
     """DDP takes the plain mean over ranks, though their shares differ."""
     images = faces(batch)
-    whole = gradients(trainee(global_batch_size=batch), images)
+    whole = gradients(trainer(global_batch_size=batch), images)
     shares = [
-        gradients(trainee(Rank(r, ranks), global_batch_size=batch), images[mine])
+        gradients(trainer(Rank(r, ranks), global_batch_size=batch), images[mine])
         for r in range(ranks)
         if (mine := rank_slice(batch, r, ranks))
     ]
@@ -56,9 +56,9 @@ def test_the_mean_gradient_of_any_number_of_workers_is_that_of_one(batch, ranks)
 @pytest.mark.parametrize(("batch", "ranks"), [(128, 2), (7, 3)])
 def test_a_step_of_many_workers_leaves_the_weights_of_one(batch, ranks):
     images = faces(batch)
-    whole = trainee(global_batch_size=batch)
+    whole = trainer(global_batch_size=batch)
     frozen_statistics(whole)(images, 1)
-    learners = [trainee(Rank(r, ranks), global_batch_size=batch) for r in range(ranks)]
+    learners = [trainer(Rank(r, ranks), global_batch_size=batch) for r in range(ranks)]
     means = average_of_backward(learners, images)
     for parameter, mean in zip(learners[0].vae.parameters(), means, strict=True):
         parameter.grad = mean
@@ -70,13 +70,13 @@ def test_a_step_of_many_workers_leaves_the_weights_of_one(batch, ranks):
             torch.testing.assert_close(many[clear], one[clear], rtol=0, atol=1e-6)
 
 
-def frozen_statistics(learner: Trainee) -> Trainee:
+def frozen_statistics(learner: Trainer) -> Trainer:
     """Batch norm by its running statistics, since those of the batch depend on the share."""
     learner.vae.eval()
     return learner
 
 
-def average_of_backward(learners: list[Trainee], images: torch.Tensor) -> list[torch.Tensor | None]:
+def average_of_backward(learners: list[Trainer], images: torch.Tensor) -> list[torch.Tensor | None]:
     """What DDP leaves of the gradients of a step: their mean over ranks."""
     steps = []
     for learner in learners:
@@ -92,13 +92,13 @@ def average_of_backward(learners: list[Trainee], images: torch.Tensor) -> list[t
 
 
 def test_the_draws_of_a_step_are_slices_of_the_global_ones():
-    whole = chance(5, 7, 12, 0, 1, 4)
+    whole = step_noise(5, 7, 12, 0, 1, 4)
     for ranks in (3, 5):
-        parts = [chance(5, 7, 12, rank, ranks, 4) for rank in range(ranks)]
+        parts = [step_noise(5, 7, 12, rank, ranks, 4) for rank in range(ranks)]
         assert torch.equal(torch.cat([part.noise for part in parts]), whole.noise)
         assert torch.equal(torch.cat([part.flip for part in parts]), whole.flip)
-    assert not torch.equal(chance(5, 8, 12, 0, 1, 4).noise, whole.noise)
-    assert not torch.equal(chance(6, 7, 12, 0, 1, 4).noise, whole.noise)
+    assert not torch.equal(step_noise(5, 8, 12, 0, 1, 4).noise, whole.noise)
+    assert not torch.equal(step_noise(6, 7, 12, 0, 1, 4).noise, whole.noise)
 
 
 def test_learning_rates():
@@ -116,7 +116,7 @@ def test_learning_rates():
 
 
 def test_the_average_follows_weights_and_running_statistics():
-    learner = trainee(ema_decay=0.75)
+    learner = trainer(ema_decay=0.75)
     expected: dict[str, torch.Tensor] = {}
     for step in range(1, 4):
         learner(faces(8), step)
@@ -129,7 +129,7 @@ def test_the_average_follows_weights_and_running_statistics():
 
 
 def test_clipping_scales_the_gradient_to_the_norm():
-    free, clipped = trainee(), trainee(gradient_clip_norm=0.5)
+    free, clipped = trainer(), trainer(gradient_clip_norm=0.5)
     for learner in (free, clipped):
         learner(faces(8), 1)
     before, after = (
@@ -142,12 +142,12 @@ def test_clipping_scales_the_gradient_to_the_norm():
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_a_restored_trainee_takes_the_same_step_bit_for_bit(ema_decay):
-    first = trainee(ema_decay=ema_decay)
+    first = trainer(ema_decay=ema_decay)
     for step in (1, 2):
         first(faces(8), step)
     state = copy.deepcopy(first.state(2, [], []))
     first(faces(8), 3)
-    second = trainee(ema_decay=ema_decay)
+    second = trainer(ema_decay=ema_decay)
     second.restore(state)
     second(faces(8), 3)
     for name, weights in first.state(3, [], []).weights.items():
@@ -158,19 +158,19 @@ def test_a_restored_trainee_takes_the_same_step_bit_for_bit(ema_decay):
 
 def test_layer_weights_scale_their_layers():
     images = faces(4)
-    plain = trainee(global_batch_size=4).loss(images, 1)
+    plain = trainer(global_batch_size=4).loss(images, 1)
     weighted = LOSS.model_copy(update={"layer_weights": (0.5, 3.0)})
-    terms = trainee(loss=weighted, global_batch_size=4).loss(images, 1)
+    terms = trainer(loss=weighted, global_batch_size=4).loss(images, 1)
     expected = plain.by_layer @ torch.tensor([0.5, 3.0])
     torch.testing.assert_close(terms.reconstruction, expected)
 
 
 def test_the_pixel_loss_is_the_squared_difference_in_0_to_255():
     loss = LossConfig(reconstruction="pixel")
-    learner = trainee(loss=loss, global_batch_size=4)
+    learner = trainer(loss=loss, global_batch_size=4)
     images = faces(4)
     terms = learner.loss(images, 1)
-    noise = chance(learner.config.seed, 1, 4, 0, 1, 8).noise
+    noise = step_noise(learner.config.seed, 1, 4, 0, 1, 8).noise
     drawn = denormalise(learner.vae(model_input(images, 64, "antialias"), noise).images)
     target = images.permute(0, 3, 1, 2).double().numpy()
     expected = ((drawn.detach().double().numpy() - target) ** 2).sum(axis=(1, 2, 3))
@@ -179,19 +179,19 @@ def test_the_pixel_loss_is_the_squared_difference_in_0_to_255():
 
 def test_flipping_mirrors_what_the_draw_says():
     images = faces(8)
-    learner = trainee(horizontal_flip=True)
-    flip = chance(learner.config.seed, 1, 8, 0, 1, 8).flip
+    learner = trainer(horizontal_flip=True)
+    flip = step_noise(learner.config.seed, 1, 8, 0, 1, 8).flip
     assert 0 < flip.sum() < 8
     mirrored = torch.where(flip[:, None, None, None], images.flip(2), images)
     torch.testing.assert_close(
-        learner.loss(images, 1).reconstruction, trainee().loss(mirrored, 1).reconstruction
+        learner.loss(images, 1).reconstruction, trainer().loss(mirrored, 1).reconstruction
     )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_lowers_the_loss(precision):
     # Small, since bf16 is emulated on many a processor.
-    learner = trainee(precision=precision, learning_rate=1e-3, global_batch_size=2)
+    learner = trainer(precision=precision, learning_rate=1e-3, global_batch_size=2)
     images = faces(1).expand(2, -1, -1, -1).contiguous()
     totals = [float(learner(images, step).total) for step in range(1, 16)]
     assert totals[-1] < 0.8 * totals[0]

@@ -4,9 +4,9 @@ import pickle
 
 import numpy as np
 
-from facevae.data.drawn import ATTRIBUTE_NAMES, drawn_face
-from facevae.data.drawn.source import SyntheticSource
 from facevae.data.sources import hash_split
+from facevae.data.sources.synthetic import ATTRIBUTE_NAMES, synthetic_face
+from facevae.data.sources.synthetic.source import SyntheticSource
 
 
 def test_a_pickle_holds_settings_only() -> None:
@@ -31,7 +31,7 @@ def test_labels_are_those_of_the_pictures() -> None:
     assert faces.splits == [hash_split(image_id) for image_id in faces.image_ids]
     assert source.unlisted == []
     for index, image_id in enumerate(faces.image_ids[:3]):
-        image, labels = drawn_face(7, index)
+        image, labels = synthetic_face(7, index)
         np.testing.assert_array_equal(faces.attributes[index], labels)
         assert source.load(image_id).tobytes() == image.tobytes()
     longer = SyntheticSource(count=20, seed=7).faces

@@ -1,0 +1,1 @@
+"""The commands: each a call from a configuration to figures, recorded in MLflow."""

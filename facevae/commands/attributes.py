@@ -1,0 +1,169 @@
+"""`attributes`: a model and shards to attribute vectors, scored on held-out images."""
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from facevae.attributes.encode import WRITTEN, EncoderPlan, encode_shards, plan_encoders
+from facevae.attributes.hdf5 import VECTORS, write_hdf5
+from facevae.attributes.latents import read_latents
+from facevae.attributes.scores import HeldOutScores, auc_mean
+from facevae.attributes.statistics import AttributeStatistics, reduce_shards
+from facevae.attributes.vectors import AttributeVectors, LatentBatch, mean_difference
+from facevae.commands.choose_precision import choose_precision
+from facevae.commands.paths import check_paths, paths_of
+from facevae.commands.run_step import Metrics, Step, Work, run_step
+from facevae.config import AttributesConfig, Split
+from facevae.data.shard_files import Manifest, read_manifest
+from facevae.errors import UserError
+from facevae.models.checkpoint import LoadedModel, ModelCard, load_model
+from facevae.ray_cluster.connect import connect
+from facevae.ray_cluster.nodes import cluster_nodes
+from facevae.report import plots
+from facevae.report.grids import save_png
+from facevae.runs import storage
+from facevae.tracking import SHARDS_RUN_TAG, TRAINING_RUN_TAG, Run, model_folder, trained_by
+
+MAX_REJECTED = 0.001
+"""largest share of images whose latent may be not finite"""
+
+
+def compute_attributes(config: AttributesConfig) -> Metrics:
+    """Compute the vectors of all attributes, or go on with it, or find them computed.
+
+    Writes `attribute_vectors.h5`, `latents/`, `statistics/`, `similarity.png`, `auc.png` and
+    `result.json`.
+
+    Returns:
+        `auc/<attribute>` on the held-out splits, `auc/mean`, and image counts.
+
+    Raises:
+        UserError: no such shards or model, a cluster too small, a folder of other vectors, or
+            another driver at work on it.
+    """
+    paths = {"output": storage.absolute(config.output), "shards": storage.absolute(config.shards)}
+    config = config.model_copy(update=paths)
+    manifest = read_manifest(config.shards)
+    with model_folder(config.model, config.tracking, config.output) as path:
+        model = load_model(path)
+    step = Step(
+        command="attributes",
+        output=config.output,
+        tracking=config.tracking,
+        claim="source.json",
+        identity=_identity(config, manifest, model.card),
+        product=VECTORS,
+        written={"": rf"{re.escape(VECTORS)}|similarity\.png|auc\.png|result\.json", **WRITTEN},
+    )
+    return run_step(step, partial(_prepare, config, manifest, model))
+
+
+def _identity(config: AttributesConfig, manifest: Manifest, card: ModelCard) -> dict[str, Any]:
+    """What may not change when a pass goes on; a precision that is not chosen yet is left out."""
+    encoding = config.encoding.model_dump(include={"batch_size", "precision", "min_count"})
+    if encoding["precision"] == "auto":
+        del encoding["precision"]
+    return {"model_digest": card.digest, "shards_digest": manifest.digest, **encoding}
+
+
+def _prepare(
+    config: AttributesConfig, manifest: Manifest, model: LoadedModel, claimed: Mapping[str, Any]
+) -> Work:
+    connect()
+    nodes = cluster_nodes()
+    check_paths(paths_of(config), len(nodes))
+    plan = plan_encoders(config.encoding, nodes)
+    precision = choose_precision(
+        "encoding.precision",
+        config.encoding.precision,
+        claimed.get("precision"),
+        nodes,
+        use_gpu=plan.use_gpu,
+        cpus=plan.cpus,
+        labels=plan.encoder_labels,
+    )
+    encoding = config.encoding.model_copy(update={"precision": precision})
+    config = config.model_copy(update={"encoding": encoding})
+    return Work(
+        config.model_dump(mode="json"),
+        _identity(config, manifest, model.card),
+        partial(_compute, config, manifest, model, plan),
+        trained_by(config.model, model.card),
+    )
+
+
+def _compute(
+    config: AttributesConfig, manifest: Manifest, model: LoadedModel, plan: EncoderPlan, run: Run
+) -> Metrics:
+    run.tags({TRAINING_RUN_TAG: model.card.run_id, SHARDS_RUN_TAG: manifest.run_id or ""})
+    run.dataset("shards", manifest.digest, "encoding")
+    started = time.perf_counter()
+    done = encode_shards(config.shards, manifest, model, config.encoding, plan, config.output)
+    seconds = time.perf_counter() - started
+    by_split = reduce_shards(done.statistics)
+    _check_counts(by_split, manifest)
+    vectors = mean_difference(
+        by_split["train"],
+        manifest.attribute_names,
+        config.encoding.min_count,
+        model_digest=model.card.digest,
+        shards_digest=manifest.digest,
+        labels_digest=manifest.labels_digest,
+    )
+    encoded = sum(part.count for part in by_split.values())
+    auc = _write_vectors(config, manifest, vectors, encoded, run)
+    metrics = {
+        "images": float(encoded),
+        "rejected": float(sum(part.rejected for part in by_split.values())),
+        **({"images_per_second": done.images / seconds} if done.images else {}),
+        "vectors": float(vectors.valid.sum()),
+        **{f"auc/{name}": value for name, value in auc.items()},
+        "auc/mean": auc_mean(auc),
+    }
+    charts = {
+        "similarity.png": plots.similarity_heatmap(vectors.vectors, vectors.names),
+        "auc.png": plots.auc_bars(auc),
+    }
+    for name, picture in charts.items():
+        save_png(picture, storage.join(config.output, name))
+        run.picture(name, picture)
+    run.metrics(0, {key: value for key, value in metrics.items() if np.isfinite(value)})
+    return metrics
+
+
+def _write_vectors(
+    config: AttributesConfig, manifest: Manifest, vectors: AttributeVectors, count: int, run: Run
+) -> dict[str, float]:
+    """Write and log the vectors beside the latents of `count` images; returns their scores."""
+    scores = HeldOutScores(vectors)
+
+    def latents() -> Iterator[LatentBatch]:
+        for batch in read_latents(config.output, manifest):
+            scores.add(batch)
+            yield batch
+
+    write_hdf5(storage.join(config.output, VECTORS), vectors, latents(), count, log=run.file)
+    return scores.auc()
+
+
+def _check_counts(by_split: Mapping[Split, AttributeStatistics], manifest: Manifest) -> None:
+    """Each image of the manifest was counted once, and hardly any has a latent that is no number.
+
+    Raises:
+        UserError: no images to compute vectors from, or too many rejected ones.
+    """
+    for split, total in by_split.items():
+        seen, expected = total.count + total.rejected, manifest.rows(split)
+        assert seen == expected, f"{seen} of {expected} '{split}' images were counted"
+    if "train" not in by_split:
+        raise UserError("the shards have no images in their 'train' split to compute vectors from")
+    rejected = sum(total.rejected for total in by_split.values())
+    if rejected > MAX_REJECTED * manifest.rows():
+        raise UserError(
+            f"{rejected} of {manifest.rows()} images have a latent that is not finite: the model "
+            "is broken; train it again with a lower learning rate"
+        )

@@ -1,0 +1,191 @@
+"""`benchmark`: how fast the program is on this machine or cluster."""
+
+import itertools
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from facevae.benchmark import cases, report
+from facevae.benchmark.bench import Bench
+from facevae.benchmark.cases import Measured
+from facevae.commands.choose_precision import choose_precision
+from facevae.commands.estimate import Data, encode_lines, train_lines
+from facevae.commands.paths import check_paths
+from facevae.commands.run_step import RESULT, Metrics, Step, Work, read_result, run_step
+from facevae.config import BenchmarkConfig, EncodingConfig, ModelConfig, ScalingConfig, TrainConfig
+from facevae.errors import UserError
+from facevae.ray_cluster.connect import connect
+from facevae.ray_cluster.nodes import Node, cluster_nodes
+from facevae.ray_cluster.placement import plan_workers
+from facevae.report import plots
+from facevae.report.grids import save_png
+from facevae.runs import storage
+from facevae.runs.progress import log
+from facevae.tracking import Run, store_uri
+
+ALONE = {
+    "agreement": cases.agreement_case,
+    "attributes": cases.attributes_case,
+    "sharding": cases.sharding_case,
+    "resume": cases.resume_case,
+    "start": cases.start_case,
+}
+"""the cases but training, of which there is one per model and loss"""
+SETTINGS_OF_CASES = {"rounds", "steps", "precision", "faces", "few_faces", "image_size"}
+TABLE, RATES = "result.md", "rates.png"
+WRITTEN = {
+    "": r"result\.(json|md)|rates\.png",
+    "measured": r".*\.json",
+    "settings": r"\d{3,}-.*\.yaml",
+}
+
+
+def benchmark(config: BenchmarkConfig) -> Metrics:
+    """Measure what the configuration names, or go on with it.
+
+    Writes `result.json`, `result.md` and `rates.png`, and keeps what each case has measured in
+    `measured/`, so that a benchmark which is ended goes on with the next case.
+
+    Returns:
+        The medians by name.
+
+    Raises:
+        UserError: a folder with other settings, a result to compare with that is none, or a command
+            that failed.
+    """
+    output = storage.absolute(config.output)
+    if "://" in output:
+        raise UserError(
+            f"--output {output} is a URI: give a folder of this machine or of a mounted disk"
+        )
+    before = None if config.against is None else read_result(config.against)
+    step = Step(
+        command="benchmark",
+        output=output,
+        tracking=config.tracking,
+        claim="config.json",
+        identity=_identity(config),
+        product=None,
+        written=WRITTEN,
+    )
+    return run_step(step, partial(_prepare, config, output, before))
+
+
+def _identity(config: BenchmarkConfig) -> dict[str, Any]:
+    """The settings that may not change when it goes on, without a precision that is not chosen."""
+    identity = config.model_dump(mode="json", include=SETTINGS_OF_CASES)
+    if config.precision == "auto":
+        del identity["precision"]
+    return identity
+
+
+def _prepare(
+    config: BenchmarkConfig, output: str, before: Metrics | None, claimed: Mapping[str, Any]
+) -> Work:
+    connect()
+    nodes = cluster_nodes()
+    check_paths({"--output": output}, len(nodes))
+    plan = plan_workers(ScalingConfig(), nodes)
+    precision = choose_precision(
+        "precision",
+        config.precision,
+        claimed.get("precision"),
+        nodes,
+        use_gpu=plan.use_gpu,
+        cpus=plan.cpus,
+        labels=plan.worker_labels,
+    )
+    config = config.model_copy(update={"precision": precision})
+    measure = partial(_measure, config, output, before)
+    return Work(config.model_dump(mode="json"), _identity(config), measure)
+
+
+def _measure(config: BenchmarkConfig, output: str, before: Metrics | None, run: Run) -> Metrics:
+    bench = Bench(config, Path(output), store_uri(config.tracking, output))
+    measured: Measured = {}
+    for name, case in _cases(bench).items():
+        measured |= {f"{name}/{key}": values for key, values in _once(output, name, case)}
+    result = report.medians(measured)
+    text = report.table(measured, before, machine())
+    picture = plots.rate_bars(report.rates(measured))
+    with storage.atomic_file(storage.join(output, TABLE)) as path:
+        path.write_text(text + "\n", encoding="utf-8")
+    save_png(picture, storage.join(output, RATES))
+    run.metrics(0, result)
+    run.picture(RATES, picture)
+    run.json(RESULT, result)
+    run.file(Path(output) / TABLE)
+    log(text)
+    log(f"benchmark: {output}/{TABLE}, {RATES}")
+    return result
+
+
+def _cases(bench: Bench) -> dict[str, Callable[[], Measured]]:
+    config = bench.config
+    chosen: dict[str, Callable[[], Measured]] = {}
+    for case in config.cases:
+        if case == "training":
+            for model in config.models:
+                for loss in config.losses:
+                    name = f"training/{model}/{loss}"
+                    chosen[name] = partial(cases.training_case, bench, model, loss)
+        else:
+            chosen[case] = partial(ALONE[case], bench)
+    return chosen
+
+
+def _once(output: str, name: str, case: Callable[[], Measured]) -> list[tuple[str, list[float]]]:
+    """The measurements of a case, taken now or, by an earlier run, before."""
+    uri = storage.join(output, "measured", f"{name.replace('/', '-')}.json")
+    if storage.exists(uri):
+        log(f"benchmark: {name} is measured already")
+    else:
+        storage.write_json(uri, case())
+    return list(storage.read_json(uri).items())
+
+
+def plan_lines(config: BenchmarkConfig, nodes: Sequence[Node]) -> list[str]:
+    """What a benchmark would take of these nodes, as lines to read."""
+    lines = [
+        f"benchmark: {', '.join(config.cases)}, {config.rounds} rounds each, one after the other; "
+        f"draws up to {config.faces + config.few_faces:,} faces first"
+    ]
+    trainings = (
+        itertools.product(config.models, config.losses, (1, 2))
+        if "training" in config.cases
+        else ()
+    )
+    for model, loss, workers in trainings:
+        training = TrainConfig(
+            model={"name": model},
+            loss=cases.LOSS_SETTINGS[loss],
+            training={"steps": config.steps, "precision": config.precision},
+            scaling={"workers": workers},
+        )
+        lines.append(f"training/{model}/{loss}, workers {workers}:")
+        lines += train_lines(Data(cases.LOSSES[loss], None, None), training, nodes)
+    if "attributes" in config.cases:
+        data = Data(config.image_size, None, None)
+        lines += encode_lines(data, EncodingConfig(), ModelConfig(), nodes)
+    return lines
+
+
+def machine() -> list[str]:
+    """What was measured on, in a few lines."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return [
+        f"{_processor()}, {len(os.sched_getaffinity(0))} CPUs, {gpu}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    ]
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -1,0 +1,56 @@
+"""Where a command reads and writes, checked against the machines that must see it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from facevae.config import AttributesConfig, ShardsConfig, TrainConfig
+from facevae.errors import UserError
+from facevae.runs import storage
+from facevae.tracking import store_uri
+
+UPLOADS = "working_dir_files"
+"""the folder below which Ray unpacks what a job was submitted with"""
+
+
+def paths_of(config: ShardsConfig | TrainConfig | AttributesConfig) -> dict[str, str | None]:
+    """What a command reads and writes on all machines, by its option; none: nothing."""
+    paths: dict[str, str | None] = {}
+    for name in ("output", "shards", "images"):
+        place = getattr(config, name, None)
+        paths[f"--{name}"] = storage.absolute(place) if place else None
+    if isinstance(config, TrainConfig):
+        paths["--loss.weights"] = str(config.loss.own_weights) if config.loss.own_weights else None
+        paths["--tracking.uri"] = _sqlite_file(store_uri(config.tracking, config.output))
+    return paths
+
+
+def check_paths(paths: Mapping[str, str | None], machines: int) -> None:
+    """Check that every machine of the cluster can see the paths.
+
+    Args:
+        paths: absolute paths or URIs, by the option that names them; none: not given.
+        machines: nodes of the cluster.
+
+    Raises:
+        UserError: a place is on one machine's own disk, or in a folder that Ray deletes.
+    """
+    for option, place in paths.items():
+        if place is None or not storage.is_local(place):
+            continue
+        if UPLOADS in Path(place).parts:
+            raise UserError(
+                f"{option} {place} lies in the job's uploaded files, which Ray deletes: give an "
+                "absolute path or a URI such as s3://bucket/folder"
+            )
+        if machines > 1 and not storage.shared_by_machines(place):
+            raise UserError(
+                f"{option} {place} is on one machine's own disk "
+                f"({storage.file_system_type(place)}), and the cluster has {machines} nodes: give "
+                "a path on a network file system, or s3://, gs:// or hf:// where a URI may be"
+            )
+
+
+def _sqlite_file(store: str) -> str | None:
+    """The file of an SQLite tracking store; none: the store is a server."""
+    path = store.removeprefix("sqlite:///")
+    return None if path == store else path

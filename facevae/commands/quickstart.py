@@ -1,0 +1,102 @@
+"""`quickstart`: from faces to a smile; the other commands in a row, in one folder and one store."""
+
+from typing import TypeVar
+
+from facevae.attributes.vectors import index_of
+from facevae.commands.attributes import compute_attributes
+from facevae.commands.edit import edit_faces
+from facevae.commands.run_step import RESULT, Metrics, write_result
+from facevae.commands.shards import shard_faces
+from facevae.commands.train import CLAIM, train_model
+from facevae.config import (
+    AttributesConfig,
+    EditConfig,
+    QuickstartConfig,
+    ShardsConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+from facevae.data.shard_files import read_manifest
+from facevae.runs import storage
+from facevae.runs.progress import log
+from facevae.tracking import store_uri
+
+# Training reads the shards that were made of them.
+NO_IMAGES = dict.fromkeys(("images", "attributes", "partition", "identities"))
+
+
+def quickstart(config: QuickstartConfig) -> Metrics:
+    """Shards, training, attribute vectors and edited faces, below one output folder.
+
+    Returns:
+        The metrics of training, attributes and editing.
+
+    Raises:
+        UserError: as the commands do.
+    """
+    output = storage.absolute(config.output)
+    if not storage.exists(storage.join(output, "train", CLAIM)):
+        storage.refuse_foreign(output, RESULT.replace(".", r"\."))
+    uri = store_uri(config.tracking, output)
+    tracking = config.tracking.model_copy(update={"uri": uri})
+    outputs = {
+        command: storage.join(output, command)
+        for command in ("shards", "train", "attributes", "edit")
+    }
+    shards = config.shards and storage.absolute(config.shards)
+    if shards is None:
+        shards = outputs["shards"]
+        shard_faces(_part(ShardsConfig, config, tracking, output=shards))
+    names = read_manifest(shards).attribute_names
+    for name in config.editing.attribute:
+        index_of(name, names)  # before hours of training, not after
+    metrics = train_model(
+        _part(TrainConfig, config, tracking, output=outputs["train"], shards=shards, **NO_IMAGES)
+    )
+    metrics |= compute_attributes(
+        AttributesConfig(
+            output=outputs["attributes"],
+            shards=shards,
+            model=outputs["train"],
+            encoding=config.encoding,
+            tracking=tracking,
+        )
+    )
+    metrics |= edit_faces(
+        EditConfig(
+            output=outputs["edit"],
+            model=outputs["train"],
+            vectors=outputs["attributes"],
+            editing=config.editing,
+            tracking=tracking,
+        )
+    )
+    write_result(output, metrics)
+    _log_pictures(outputs, uri)
+    return metrics
+
+
+Part = TypeVar("Part", ShardsConfig, TrainConfig)
+
+
+def _part(
+    kind: type[Part], config: QuickstartConfig, tracking: TrackingConfig, **changes: str | None
+) -> Part:
+    """The settings of one command, taken from those of all."""
+    shared = {name: getattr(config, name) for name in kind.model_fields}
+    return kind(**(shared | {"tracking": tracking, **changes}))
+
+
+def _log_pictures(outputs: dict[str, str], uri: str) -> None:
+    pictures = {
+        "reconstructed faces": storage.join(outputs["train"], "grids"),
+        "loss curves": storage.join(outputs["train"], "curves.png"),
+        "vector similarity": storage.join(outputs["attributes"], "similarity.png"),
+        "held-out AUC": storage.join(outputs["attributes"], "auc.png"),
+        "edited faces": storage.join(outputs["edit"], "edit_labelled.png"),
+    }
+    log("pictures:")
+    for name, place in pictures.items():
+        log(f"  {name:<20}{place}")
+    is_server = uri.startswith(("http://", "https://"))
+    log(f"all runs: {uri}" if is_server else f"all runs: mlflow ui --backend-store-uri {uri}")

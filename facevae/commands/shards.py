@@ -1,0 +1,81 @@
+"""`shards`: raw faces to Parquet shards."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from facevae.commands.paths import check_paths, paths_of
+from facevae.commands.run_step import Metrics, Step, Work, run_step
+from facevae.config import ShardsConfig
+from facevae.data.make_shards import WRITTEN, describe_data_set, make_shards
+from facevae.data.shard_files import MANIFEST, Manifest, read_manifest
+from facevae.data.sources import FaceSource
+from facevae.data.sources.make_source import make_source
+from facevae.ray_cluster.connect import connect
+from facevae.ray_cluster.nodes import cluster_nodes, pool_labels
+from facevae.runs import storage
+from facevae.tracking import Run
+
+
+def shard_faces(config: ShardsConfig) -> Metrics:
+    """Write shards of raw faces, or go on with it, or find them written.
+
+    Returns:
+        `images`, `images/<split>`, `quarantined`, `shards` and `bytes_per_image`.
+
+    Raises:
+        UserError: bad source, a folder with another data set, another driver at work on it, or too
+            many quarantined faces.
+    """
+    config = config.model_copy(update={"output": storage.absolute(config.output)})
+    source = make_source(config, config.sharding)
+    step = Step(
+        command="shards",
+        output=config.output,
+        tracking=config.tracking,
+        claim="source.json",
+        identity=describe_data_set(source, config.sharding),
+        product=MANIFEST,
+        written={"": r"manifest\.json|quarantine\.csv|result\.json", **WRITTEN},
+    )
+    return run_step(step, partial(_prepare, config, source, step.identity))
+
+
+def _prepare(
+    config: ShardsConfig, source: FaceSource, identity: Mapping[str, Any], _: Mapping[str, Any]
+) -> Work:
+    # An earlier attempt may have written all and then lost the tracking server.
+    is_written = storage.exists(storage.join(config.output, MANIFEST))
+    labels = {} if is_written else _prepare_cluster(config)
+
+    def work(run: Run) -> Metrics:
+        if is_written:
+            manifest = read_manifest(config.output)
+        else:
+            manifest = make_shards(config, source, run.id.run_id, labels)
+        run.dataset("shards", manifest.digest, "written")
+        metrics = _metrics(manifest)
+        run.metrics(0, metrics)
+        run.json("quarantined.json", manifest.quarantined)
+        return metrics
+
+    return Work(config.model_dump(mode="json"), identity, work)
+
+
+def _prepare_cluster(config: ShardsConfig) -> dict[str, str]:
+    """Attach to the cluster; returns the labels of the nodes that write shards."""
+    connect()
+    nodes = cluster_nodes()
+    check_paths(paths_of(config), len(nodes))
+    return pool_labels(nodes, "data")
+
+
+def _metrics(manifest: Manifest) -> Metrics:
+    images = manifest.rows()
+    return {
+        "images": float(images),
+        **{f"images/{split}": float(manifest.rows(split)) for split in ("train", "val", "test")},
+        "quarantined": float(sum(manifest.quarantined.values())),
+        "shards": float(len(manifest.shards)),
+        "bytes_per_image": sum(shard.bytes for shard in manifest.shards) / max(images, 1),
+    }

@@ -1,0 +1,140 @@
+"""`train`: shards to a trained VAE."""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from facevae.commands.choose_precision import choose_precision
+from facevae.commands.paths import check_paths, paths_of
+from facevae.commands.run_step import Metrics, Step, Work, run_step
+from facevae.commands.shards import shard_faces
+from facevae.config import ShardsConfig, TrainConfig
+from facevae.data.order import spread_images
+from facevae.data.shard_files import Manifest, read_manifest
+from facevae.errors import UserError
+from facevae.models.checkpoint import CARD, MODEL_FILES
+from facevae.perceptual.network import check_perceptual_network
+from facevae.perceptual.weights import perceptual_weights_digest
+from facevae.ray_cluster.connect import connect
+from facevae.ray_cluster.nodes import cluster_nodes
+from facevae.ray_cluster.placement import plan_workers
+from facevae.runs import storage
+from facevae.tracking import MODEL_NAME, SHARDS_RUN_TAG, Run, store_uri
+from facevae.training.checkpoint_manager import FOLDER
+from facevae.training.launch import run_training
+from facevae.training.publish import BEST, keep_and_log_models
+
+WITHOUT_EFFECT: dict[str, Any] = {
+    "output": True,
+    "tracking": True,
+    "scaling": True,
+    "training": {"checkpoints_kept", "keep_best", "failed_checkpoints_allowed"},
+    "sharding": {"max_bad_fraction", "tries"},
+}
+"""settings that may change when a run goes on, since the result does not depend on them"""
+
+WRITTEN = {
+    "": r"curves\.png|result\.json",
+    "grids": r"step_\d{6,}\.png",
+    FOLDER: r"step_\d{7,}",
+    **dict.fromkeys((MODEL_NAME, BEST), "|".join(map(re.escape, MODEL_FILES))),
+}
+CLAIM = "config.json"
+
+
+class Data(NamedTuple):
+    """What is trained on: a folder of shards, and its manifest."""
+
+    shards: str
+    manifest: Manifest
+
+
+def train_model(config: TrainConfig) -> Metrics:
+    """Train a VAE, or go on with it, or find it trained.
+
+    The model lands in `<output>/model`, pictures and `result.json` beside it.
+
+    Returns:
+        The final metrics by name.
+
+    Raises:
+        UserError: settings, data or cluster do not allow it; found before training where it can
+            be. Or a loss that is not finite, or another driver at work on the output.
+    """
+    config = config.model_copy(update={"output": storage.absolute(config.output)})
+    if config.loss.reconstruction == "perceptual":
+        check_perceptual_network(config.loss)
+    given = None if config.shards is None else _checked(storage.absolute(config.shards))
+    step = Step(
+        command="train",
+        output=config.output,
+        tracking=config.tracking,
+        claim=CLAIM,
+        identity=train_identity(config),
+        defaults=train_identity(TrainConfig()),
+        product=f"{MODEL_NAME}/{CARD}",
+        written=WRITTEN,
+    )
+    return run_step(step, partial(_prepare, config, given))
+
+
+def train_identity(config: TrainConfig) -> dict[str, Any]:
+    """The settings that may not change when it goes on, without a precision that is not chosen."""
+    identity = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    if config.training.precision == "auto":
+        identity["training"].pop("precision")
+    return identity
+
+
+def _prepare(config: TrainConfig, given: Data | None, claimed: Mapping[str, Any]) -> Work:
+    connect()
+    nodes = cluster_nodes()
+    check_paths(paths_of(config), len(nodes))
+    plan = plan_workers(config.scaling, nodes)
+    data = given or _checked(_make_shards(config))
+    precision = choose_precision(
+        "training.precision",
+        config.training.precision,
+        claimed.get("training", {}).get("precision"),
+        nodes,
+        use_gpu=plan.use_gpu,
+        cpus=plan.cpus,
+        labels=plan.worker_labels,
+    )
+    training = config.training.model_copy(update={"precision": precision})
+    config = config.model_copy(update={"training": training})
+    tags = {SHARDS_RUN_TAG: data.manifest.run_id or ""}
+    if config.loss.reconstruction == "perceptual":
+        tags["facevae.perceptual_weights"] = perceptual_weights_digest(config.loss)
+
+    def work(run: Run) -> Metrics:
+        run.dataset(data.shards.rpartition("/")[2], data.manifest.digest, "training")
+        run.tags(tags)
+        unlogged = run_training(config, plan, data.shards, run)
+        faces = spread_images(data.shards, data.manifest, "val", 2)
+        return keep_and_log_models(config, faces, run, unlogged)
+
+    return Work(config.model_dump(mode="json"), train_identity(config), work)
+
+
+def _make_shards(config: TrainConfig) -> str:
+    """Make shards of the source, in the output folder; returns theirs."""
+    folder = storage.join(config.output, "shards")
+    source = {name: getattr(config, name) for name in ShardsConfig.model_fields if name != "output"}
+    source["tracking"] = config.tracking.model_copy(
+        update={"uri": store_uri(config.tracking, config.output), "run_name": None}
+    )
+    shard_faces(ShardsConfig(output=folder, **source))
+    return folder
+
+
+def _checked(shards: str) -> Data:
+    """A folder of shards that can be trained on, and its manifest."""
+    manifest = read_manifest(shards)
+    for split in ("train", "val"):
+        if manifest.rows(split) == 0:
+            raise UserError(
+                f"{shards} has no images in its '{split}' split: give more images, or a --partition"
+            )
+    return Data(shards, manifest)

@@ -1,0 +1,1 @@
+"""The frozen face network and the error that it sees."""

@@ -1,0 +1,1 @@
+"""What every run needs of a disk and a terminal."""

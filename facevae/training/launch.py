@@ -1,0 +1,148 @@
+"""The driver's side of a training: Ray Train's workers, their progress, and the wish to stop."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from facevae.config import TrainConfig
+from facevae.ray_cluster.nodes import draining_nodes
+from facevae.ray_cluster.placement import WorkerPlan
+from facevae.ray_cluster.this_job import submission_id
+from facevae.runs import storage
+from facevae.runs.progress import log, progress
+from facevae.runs.stopping import stopping
+from facevae.tracking import Run
+from facevae.training.checkpoint_manager import FOLDER
+from facevae.training.coordinator import Coordinator
+from facevae.training.failures import StopAtMistakes, cause_of, failure_config
+from facevae.training.loop import Metrics
+from facevae.training.worker import train_worker
+
+LOOK_SECONDS = 0.5
+STOP_SECONDS = 45.0
+"""how long a run that is told to stop waits for its checkpoint; Ray kills it after 60 s"""
+
+
+def run_training(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> str | None:
+    """Run Ray Train to the last step.
+
+    Checkpoints are the workers' own (checkpoint_manager.py): Ray's record of them would be one more
+    file to trust, and a failure to write it ends a run.
+
+    Returns:
+        Why MLflow lacks some metrics; none: it has all.
+
+    Raises:
+        UserError: what the user must mend.
+    """
+    filesystem, path = storage.arrow_filesystem(config.output)
+    # On the driver's node: on one of the workers' it would go with it.
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    coordinator = ray.remote(num_cpus=0, label_selector=here)(Coordinator).remote()
+    is_fixed = plan.fewest == plan.workers
+    trainer = _Trainer(
+        train_worker,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "shards": shards,
+            "run": tuple(run.id),
+            "started": run.started,
+            "submission_id": submission_id(),
+            "threads": plan.threads,
+            "readers": plan.readers,
+            "reader_labels": plan.reader_labels,
+            "coordinator": coordinator,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=plan.workers if is_fixed else (plan.fewest, plan.workers),
+            use_gpu=plan.use_gpu,
+            resources_per_worker=plan.resources(),
+            label_selector=plan.worker_labels or None,
+        ),
+        run_config=ray.train.RunConfig(
+            name=FOLDER,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=failure_config(plan),
+            callbacks=[StopAtMistakes()],
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    with (
+        stopping(partial(_keep_a_checkpoint, coordinator)),
+        _shown_progress(coordinator, config.training.steps),
+    ):
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise cause_of(error) from error
+    unlogged: str | None = ray.get(coordinator.unlogged.remote())
+    return unlogged
+
+
+class _Trainer(TorchTrainer):  # type: ignore[misc]  # ray is not annotated
+    """Ray's, without its handler of Ctrl-C, which it would leave behind, and ends with code 0."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
+
+
+def _keep_a_checkpoint(coordinator: Any) -> None:
+    """Have the workers keep a checkpoint, if there are any, and wait for it."""
+    if not ray.get(coordinator.stop.remote()):
+        return
+    log("train: told to stop; a checkpoint is kept first")
+    kept, ends = None, time.monotonic() + STOP_SECONDS
+    while kept is None and time.monotonic() < ends:
+        time.sleep(0.05)
+        kept = ray.get(coordinator.last_step.remote())
+    if kept is not None:
+        log(f"train: the checkpoint of step {kept} is kept")
+
+
+@contextmanager
+def _shown_progress(coordinator: Any, steps: int) -> Iterator[None]:
+    """A block during which the newest step is shown, and the notices of nodes are passed on."""
+    finished, seen = threading.Event(), set[str]()
+    with progress("train", steps, "steps") as bar:
+
+        def look() -> None:
+            draining = draining_nodes() - seen
+            if draining:
+                seen.update(draining)
+                coordinator.save.remote()
+                log("train: a node has been told to go; a checkpoint is kept now")
+            step, metrics, lines = ray.get(coordinator.read.remote())
+            for line in lines:
+                log(line)
+            if metrics:
+                bar(step, _note(metrics))
+
+        def watch() -> None:
+            while not finished.wait(LOOK_SECONDS):
+                look()
+            look()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            watcher.join()
+
+
+def _note(metrics: Metrics) -> str:
+    parts = [f"loss {metrics['train/loss']:.4g}"] if "train/loss" in metrics else []
+    if "validation/loss" in metrics:
+        parts.append(f"validation {metrics['validation/loss']:.4g}")
+    if "train/images_per_second" in metrics:
+        parts.append(f"{metrics['train/images_per_second']:.0f} images/s")
+    return "  ".join(parts)

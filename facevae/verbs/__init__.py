@@ -1,1 +1,0 @@
-"""The verbs: each a call from a configuration to figures, recorded in MLflow."""

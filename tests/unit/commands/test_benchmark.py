@@ -1,0 +1,73 @@
+"""Which cases a benchmark has, and what it refuses before anything starts."""
+
+import json
+
+import pytest
+
+from facevae.benchmark.bench import Bench
+from facevae.commands.benchmark import _cases, benchmark
+from facevae.commands.plan import describe_plan
+from facevae.config import BenchmarkConfig
+from facevae.errors import UserError
+from facevae.ray_cluster.nodes import Node
+
+
+def test_every_model_is_trained_with_every_loss(tmp_path):
+    config = BenchmarkConfig(
+        cases=("training", "resume"),
+        models=("dfc_vae", "dfc_vae_large"),
+        losses=("onet", "facenet"),
+    )
+    assert list(_cases(Bench(config, tmp_path, ""))) == [
+        "training/dfc_vae/onet",
+        "training/dfc_vae/facenet",
+        "training/dfc_vae_large/onet",
+        "training/dfc_vae_large/facenet",
+        "resume",
+    ]
+    everything = _cases(Bench(BenchmarkConfig(), tmp_path, ""))
+    assert {name.partition("/")[0] for name in everything} == set(BenchmarkConfig().cases)
+
+
+def test_precision_and_steps_are_those_of_the_training(tmp_path):
+    bench = Bench(BenchmarkConfig(precision="fp32", steps=24), tmp_path, "")
+    training = bench.train_config("shards", "run").training
+    assert (training.precision, training.steps, training.log_every) == ("fp32", 24, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "content", "message"),
+    [
+        ({"output": "s3://bucket/bench"}, None, "is a URI: give a folder"),
+        ({"against": "{}/none"}, None, r"there is no .*none/result\.json; give a benchmark's"),
+        ({"against": "{}/result.json"}, '{"a": "b"}', "is not the result.json of a benchmark"),
+        ({"against": "{}"}, "[1]", "is not the result.json of a benchmark"),
+    ],
+)
+def test_mistakes_are_found_before_anything_starts(tmp_path, settings, content, message):
+    if content is not None:
+        (tmp_path / "result.json").write_text(content)
+    given = {"output": str(tmp_path / "run")} | {
+        key: value.format(tmp_path) for key, value in settings.items()
+    }
+    with pytest.raises(UserError, match=message):
+        benchmark(BenchmarkConfig(**given))
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_another_benchmark_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"rounds": 3}))
+    with pytest.raises(UserError, match=r"another rounds \(3 there, 5 here\)"):
+        benchmark(BenchmarkConfig(output=str(tmp_path)))
+
+
+def test_the_plan_says_what_it_draws_and_takes():
+    lines = describe_plan("benchmark", BenchmarkConfig(), [Node(2, 0, 8e9)])
+    assert any("draws up to 222,599 faces" in line for line in lines)
+    assert any(line.startswith("attributes: 2 encoders") for line in lines)
+    trainings = [line for line in lines if line.startswith("training/")]
+    assert trainings == [
+        f"training/dfc_vae/{loss}, workers {n}:" for loss in ("facenet", "onet") for n in (1, 2)
+    ]
+    sharding = describe_plan("benchmark", BenchmarkConfig(cases=("sharding",)), [Node(2, 0, 8e9)])
+    assert not any(line.startswith(("train", "attributes")) for line in sharding)
