@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -18,7 +19,7 @@ import torch
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
 from facevae.errors import UserError
-from facevae.runs.progress import SECONDS_VARIABLE, Step, read_step
+from facevae.runs.progress import SECONDS_VARIABLE
 
 SAMPLING_SECONDS = 0.5
 
@@ -29,6 +30,16 @@ class StoreUse(NamedTuple):
     used: int
     made: int
     spilled: int
+
+
+class Step(NamedTuple):
+    """What one line of progress says."""
+
+    title: str
+    done: int
+    total: int
+    unit: str
+    note: str
 
 
 class Moment(NamedTuple):
@@ -57,6 +68,15 @@ class Watched(NamedTuple):
     def of(self, title: str) -> list[Moment]:
         """The lines of one progress bar."""
         return [moment for moment in self.moments if moment.step.title == title]
+
+
+def read_step(line: str) -> Step | None:
+    """The step that a line of a log tells of; none if it is another line."""
+    found = re.fullmatch(r"(\w[\w ]*): (\d+)/(\d+) (\w+)(?: (.*))?", line)
+    if found is None:
+        return None
+    title, done, total, unit, note = found.groups(default="")
+    return Step(title, int(done), int(total), unit, note)
 
 
 def run_command(

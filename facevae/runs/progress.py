@@ -1,12 +1,11 @@
 """Progress of long work: a rich bar on a terminal, plain lines in a log; on stderr."""
 
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -36,14 +35,14 @@ def progress(title: str, total: int, unit: str) -> Iterator[Bar]:
     """A bar for one piece of work, for as long as the block lasts."""
     console = Console(stderr=True)
     if console.is_terminal:
-        with rich_bar(console, title, total, unit) as bar:
+        with _rich_bar(console, title, total, unit) as bar:
             yield bar
     else:
         yield _Lines(title, total, unit)
 
 
 @contextmanager
-def rich_bar(console: Console, title: str, total: int, unit: str) -> Iterator[Bar]:
+def _rich_bar(console: Console, title: str, total: int, unit: str) -> Iterator[Bar]:
     """A bar on a terminal, for as long as the block lasts."""
     columns = (
         TextColumn("{task.description:<12}"),
@@ -85,25 +84,6 @@ def _seconds_between_lines() -> float:
         return float(os.environ.get(SECONDS_VARIABLE, SECONDS_BETWEEN_LINES))
     except ValueError:
         return SECONDS_BETWEEN_LINES
-
-
-class Step(NamedTuple):
-    """What one line of progress says."""
-
-    title: str
-    done: int
-    total: int
-    unit: str
-    note: str
-
-
-def read_step(line: str) -> Step | None:
-    """The step that a line of a log tells of; none if it is another line."""
-    found = re.fullmatch(r"(\w[\w ]*): (\d+)/(\d+) (\w+)(?: (.*))?", line)
-    if found is None:
-        return None
-    title, done, total, unit, note = found.groups(default="")
-    return Step(title, int(done), int(total), unit, note)
 
 
 def log(line: str) -> None:

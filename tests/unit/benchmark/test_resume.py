@@ -8,11 +8,10 @@ import pytest
 from facevae.benchmark import resume
 from facevae.benchmark.bench import Bench
 from facevae.benchmark.resume import Trainings
-from facevae.benchmark.watched_command import Moment, Watched
+from facevae.benchmark.watched_command import Moment, Step, Watched
 from facevae.config import BenchmarkConfig
 from facevae.errors import UserError
 from facevae.runs import storage
-from facevae.runs.progress import Step
 
 
 class PlayedBench(Bench):
