@@ -239,26 +239,28 @@ def _begin(
     known = _read_run_file(run_file)
     key = known.get("key") or uuid.uuid4().hex
 
-    def begin() -> mlflow.entities.RunInfo:
+    goes_on = known.get("uri") == uri and known.get("work", "") == work
+    if not goes_on:
+        # Written first: a driver that dies before it can write which run it made is found out.
+        storage.write_json(run_file, {**known, "key": key})
+
+    def find() -> mlflow.entities.Run:
         client = MlflowClient(uri)
-        if known.get("uri") == uri and known.get("work", "") == work:
-            run = _find(client, known["run_id"], run_file)
-        else:
-            # Written first: a driver that dies before it can write which run it made is found out.
-            storage.write_json(run_file, {**known, "key": key})
-            run = _create(client, uri, config, {**tags, KEY_TAG: key})
-            made = RunId(uri, run.info.run_id)._asdict()
-            storage.write_json(run_file, {**made, "work": work})
-        run_id = run.info.run_id
+        if goes_on:
+            return _find(client, RunId(uri, known["run_id"]), run_file)
+        return _create(client, uri, config, {**tags, KEY_TAG: key})
+
+    def begin() -> None:
+        client, run_id = MlflowClient(uri), run.info.run_id
         client.update_run(run_id, status="RUNNING")
         _set_tags(client, run_id, tags)
         params = [Param(*each) for each in _flatten(settings) if each[0] not in run.data.params]
         for start in range(0, len(params), PARAMS_AT_ONCE):
             client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])
         _write_artifact(client, run_id, settings)
-        return run.info
 
     is_server = uri.startswith(("http://", "https://"))
+    patience = START_SECONDS if is_server else MIGRATION_SECONDS
     safe = (
         "nothing was started: check that MLFLOW_TRACKING_URI or --tracking.uri names the server, "
         "that it runs, and that its database and its artifact store answer"
@@ -266,24 +268,28 @@ def _begin(
     mirror = Mirror(without_password(uri), safe, lambda _: None, log)
     try:
         # Twice, for a connection may break; a server that is away is not waited for.
-        patience = START_SECONDS if is_server else MIGRATION_SECONDS
-        return mirror.call(begin, patience, attempts=2)
+        run = mirror.call(find, patience, attempts=2)
+        if not goes_on:
+            made = RunId(uri, run.info.run_id)._asdict()
+            storage.write_json(run_file, {**made, "work": work})
+        mirror.call(begin, patience, attempts=2)
+        return run.info
     finally:
         mirror.close()
 
 
-def _find(client: MlflowClient, run_id: str, run_file: str) -> mlflow.entities.Run:
+def _find(client: MlflowClient, known: RunId, run_file: str) -> mlflow.entities.Run:
     """The run of an earlier attempt."""
     try:
-        run = client.get_run(run_id)
+        run = client.get_run(known.run_id)
     except MlflowException as error:
         if error.get_http_status_code() != NOT_FOUND or error.error_code == "ENDPOINT_NOT_FOUND":
             raise
         run = None
     if run is None or run.info.lifecycle_stage != "active":
         raise UserError(
-            f"the run {run_id} was deleted from its tracking server: restore it there, or remove "
-            f"{run_file} to go on in a new one"
+            f"the run {known.run_id} in {without_password(known.uri)} was deleted: restore it "
+            f"there, or remove {run_file} to go on in a new one"
         )
     return run
 

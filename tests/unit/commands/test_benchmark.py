@@ -1,9 +1,11 @@
 """Which cases a benchmark has, and what it refuses before anything starts."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 
+from facevae.benchmark import cases
 from facevae.benchmark.bench import Bench
 from facevae.commands.benchmark import _cases, benchmark
 from facevae.commands.plan import describe_plan
@@ -61,8 +63,24 @@ def test_settings_of_another_benchmark_are_refused(tmp_path):
         benchmark(BenchmarkConfig(output=str(tmp_path)))
 
 
+@pytest.mark.parametrize(("precision", "is_compared"), [("fp32", False), ("bf16", True)])
+def test_bf16_is_compared_with_fp32_where_it_is_trained_in(
+    tmp_path, monkeypatch, precision, is_compared
+):
+    monkeypatch.setattr(Bench, "shards", lambda *_: "shards")
+    monkeypatch.setattr(cases, "plan_workers", lambda *_: Mock(cpus=1, worker_labels={}))
+    monkeypatch.setattr(cases, "cluster_nodes", list)
+    monkeypatch.setattr(cases, "in_fresh_process", lambda *_: lambda: 2.0)
+    monkeypatch.setattr(cases, "_vector_difference", lambda _: 0.0)
+    found = cases.agreement_case(Bench(BenchmarkConfig(precision=precision), tmp_path, ""))
+    assert ("last_loss_bf16" in found, "bf16_difference" in found) == (is_compared, is_compared)
+    assert found["spread_of_seeds"] == [0.0]
+
+
 def test_the_plan_says_what_it_draws_and_takes():
     lines = describe_plan("benchmark", BenchmarkConfig(), [Node(2, 0, 8e9)])
+    assert "precision: auto: bf16 where the workers have it natively; counted is fp32" in lines
+    assert "precision: auto: bf16 where the encoders have it natively" in lines
     assert any("draws up to 222,599 faces" in line for line in lines)
     assert any(line.startswith("attributes: 2 encoders") for line in lines)
     trainings = [line for line in lines if line.startswith("training/")]

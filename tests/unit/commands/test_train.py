@@ -1,4 +1,4 @@
-"""Whose folder it is: a run goes on with its own settings, but for those that change no result."""
+"""What a training's folder is of, and how often weights travel at its end."""
 
 from collections import Counter
 
@@ -6,48 +6,36 @@ import numpy as np
 import pytest
 from s3fs import S3FileSystem
 
-from facevae.commands.train import _check_claim, _claim, _finish, train_model
+from facevae.commands.train import train_identity, train_model
 from facevae.config import TrainConfig
 from facevae.errors import UserError
 from facevae.models import build_vae
 from facevae.models.checkpoint import ModelCard, TrainingState, save_training
 from facevae.tracking import start_run
 from facevae.training.checkpoint_manager import CheckpointManager
+from facevae.training.publish import keep_and_log_models
 
 
-def config(**training) -> TrainConfig:
-    return TrainConfig(output="unused", training=training)
+def identity(**settings) -> dict:
+    return train_identity(TrainConfig(output="unused", **settings))
 
 
-def test_how_many_checkpoints_are_kept_may_change(tmp_path):
-    _claim(str(tmp_path), config())
-    other = config(failed_checkpoints_allowed=9, checkpoints_kept=1, keep_best=False)
-    _check_claim(str(tmp_path), other)
-
-
-def test_how_bad_faces_are_taken_may_change(tmp_path):
-    _claim(str(tmp_path), config())
-    other = {"max_bad_fraction": 0.5, "tries": 9}
-    _check_claim(str(tmp_path), TrainConfig(output="unused", sharding=other))
-    with pytest.raises(UserError, match=r"another sharding\.image_size"):
-        _check_claim(str(tmp_path), TrainConfig(output="unused", sharding={"image_size": 32}))
+def test_what_changes_no_result_may_change():
+    keeping = {"failed_checkpoints_allowed": 9, "checkpoints_kept": 1, "keep_best": False}
+    assert identity(training=keeping) == identity()
+    assert identity(sharding={"max_bad_fraction": 0.5, "tries": 9}) == identity()
+    assert identity(scaling={"workers": 3}, tracking={"experiment": "other"}) == identity()
 
 
 @pytest.mark.parametrize("setting", ["seed", "checkpoint_every"])
-def test_what_changes_the_run_is_refused_by_name(tmp_path, setting):
-    _claim(str(tmp_path), config())
-    with pytest.raises(UserError, match=rf"another training\.{setting}"):
-        _check_claim(str(tmp_path), config(**{setting: 7}))
+def test_what_changes_the_run_does_not(setting):
+    assert identity(training={setting: 7}) != identity()
+    assert identity(sharding={"image_size": 32}) != identity()
 
 
-@pytest.mark.parametrize("began", ["fp32", "bf16"])
-def test_precision_auto_goes_on_with_what_the_run_began_in(tmp_path, began):
-    _claim(str(tmp_path), config(precision=began))
-    _check_claim(str(tmp_path), config(precision="auto"))
-    _check_claim(str(tmp_path), config(precision=began))
-    other = {"fp32": "bf16", "bf16": "fp32"}[began]
-    with pytest.raises(UserError, match=r"another training\.precision"):
-        _check_claim(str(tmp_path), config(precision=other))
+def test_a_precision_that_is_not_chosen_is_left_out():
+    assert "precision" not in identity(training={"precision": "auto"})["training"]
+    assert identity(training={"precision": "bf16"})["training"]["precision"] == "bf16"
 
 
 def test_shards_that_are_not_there_are_found_before_anything_is_made(tmp_path):
@@ -73,7 +61,7 @@ def test_weights_travel_from_and_to_s3_no_more_than_they_must(
         monkeypatch.setattr(S3FileSystem, name, _counted(name, travelled))
     faces = np.zeros((2, 64, 64, 3), np.uint8)
     with start_run(config.tracking, "train", str(tmp_path), {}) as run:
-        metrics = _finish(config, faces, run, None)
+        metrics = keep_and_log_models(config, faces, run, None)
     assert (metrics["steps"], metrics["best_step"]) == (2, best)
     assert travelled == {"_get_file": downloads, "_put_file": 2}
 

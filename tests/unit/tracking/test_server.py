@@ -58,7 +58,7 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        ends = time.monotonic() + 240
+        ends = time.monotonic() + 480
         while not self._answers():
             assert self.process.poll() is None, (self.folder / "server.log").read_text()
             assert time.monotonic() < ends

@@ -1,0 +1,162 @@
+"""The shell of every command: whose folder it is, what goes on, what is done already."""
+
+import json
+
+import pytest
+from mlflow import MlflowClient
+
+from facevae.commands.run_step import RESULT, Step, Work, read_result, run_step
+from facevae.config import TrackingConfig
+from facevae.errors import UserError
+from facevae.runs.lock import run_lock
+from facevae.tracking import read_run_id
+
+TRACKING = TrackingConfig(system_metrics=False)
+IDENTITY = {"model": {"name": "small", "sizes": [1, 2]}, "seed": 3}
+PRODUCT = "product.txt"
+
+
+def step(output, identity=IDENTITY, **changes) -> Step:
+    return Step(
+        command="try",
+        output=str(output),
+        tracking=TRACKING,
+        claim="claim.json",
+        identity=identity,
+        written={"": r"product\.txt|result\.json", "parts": r"\d+\.txt"},
+        **({"product": PRODUCT} | changes),
+    )
+
+
+class Command:
+    """A command that counts how often it was prepared and worked, and with which claim."""
+
+    def __init__(self, output, identity=IDENTITY):
+        self.output, self.identity = output, identity
+        self.claims: list[dict] = []
+        self.worked = 0
+
+    def prepare(self, claimed) -> Work:
+        self.claims.append(dict(claimed))
+        return Work({"setting": 1}, self.identity, self.work)
+
+    def work(self, run) -> dict[str, float]:
+        self.worked += 1
+        (self.output / PRODUCT).write_text(str(self.worked))
+        return {"worked": float(self.worked)}
+
+    def fail(self, run) -> dict[str, float]:
+        raise RuntimeError("in the work")
+
+
+def run(output, **changes) -> tuple[Command, dict[str, float]]:
+    command = Command(output, changes.get("identity", IDENTITY))
+    return command, run_step(step(output, **changes), command.prepare)
+
+
+def test_a_new_step_claims_its_folder_works_and_leaves_its_result(tmp_path):
+    command, metrics = run(tmp_path / "out")
+    assert (command.claims, metrics) == ([{}], {"worked": 1.0})
+    assert json.loads((tmp_path / "out" / "claim.json").read_text()) == IDENTITY
+    assert read_result(str(tmp_path / "out")) == metrics
+    found = read_run_id(str(tmp_path / "out"))
+    record = MlflowClient(found.uri).get_run(found.run_id)
+    assert (record.info.status, record.data.params) == ("FINISHED", {"setting": "1"})
+
+
+def test_a_finished_step_is_not_done_again(tmp_path, capsys):
+    _, first = run(tmp_path)
+    command, again = run(tmp_path)
+    assert (again, command.claims, command.worked) == (first, [], 0)
+    assert f"already done: {tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", [RESULT, PRODUCT])
+def test_a_step_without_its_result_or_its_product_goes_on_in_its_run(tmp_path, missing):
+    run(tmp_path)
+    before = read_run_id(str(tmp_path))
+    (tmp_path / missing).unlink()
+    command, _ = run(tmp_path)
+    assert (command.claims, command.worked) == ([IDENTITY], 1)
+    assert read_run_id(str(tmp_path)) == before
+
+
+def test_a_step_without_a_product_goes_on_whenever_it_is_given(tmp_path):
+    run(tmp_path, product=None)
+    command, _ = run(tmp_path, product=None)
+    assert command.worked == 1
+
+
+@pytest.mark.parametrize(
+    ("identity", "key"),
+    [({**IDENTITY, "seed": 4}, "seed"), ({**IDENTITY, "model": {"name": "large"}}, "model.name")],
+)
+def test_a_folder_of_something_else_is_refused_by_name(tmp_path, identity, key):
+    run(tmp_path)
+    with pytest.raises(UserError, match=rf"is of another {key} \("):
+        run(tmp_path, identity=identity)
+    assert json.loads((tmp_path / "claim.json").read_text()) == IDENTITY
+
+
+def test_what_is_not_chosen_yet_is_whatever_the_folder_has(tmp_path):
+    run(tmp_path)
+    assert run(tmp_path, identity={"model": IDENTITY["model"]})[0].claims == []
+
+
+def test_a_setting_that_the_folders_version_had_not_was_its_default(tmp_path):
+    run(tmp_path)
+    newer = {**IDENTITY, "new": {"setting": "off"}}
+    assert run(tmp_path, identity=newer, defaults=newer)[0].claims == []
+    with pytest.raises(UserError, match=r"another new\.setting \(off there, on here\)"):
+        run(tmp_path, identity={**IDENTITY, "new": {"setting": "on"}}, defaults=newer)
+
+
+def test_a_reusable_folder_takes_another_identity_and_another_run(tmp_path):
+    run(tmp_path, is_reusable=True)
+    first = read_run_id(str(tmp_path))
+    other = {**IDENTITY, "seed": 4}
+    command, _ = run(tmp_path, identity=other, is_reusable=True)
+    assert (command.claims, command.worked) == ([{}], 1)
+    assert read_run_id(str(tmp_path)) != first
+    assert run(tmp_path, identity=other, is_reusable=True)[0].worked == 0
+
+
+def test_a_reused_folder_holds_no_result_until_it_has_its_own(tmp_path):
+    run(tmp_path, is_reusable=True)
+    other = Command(tmp_path, {**IDENTITY, "seed": 4})
+    with pytest.raises(RuntimeError, match="in the work"):
+        run_step(
+            step(tmp_path, identity=other.identity, is_reusable=True),
+            lambda claimed: other.prepare(claimed)._replace(run=other.fail),
+        )
+    assert not (tmp_path / RESULT).exists()
+
+
+def test_what_preparing_finds_wrong_leaves_the_folder_unclaimed(tmp_path):
+    def prepare(claimed):
+        raise UserError("no such source")
+
+    with pytest.raises(UserError, match="no such source"):
+        run_step(step(tmp_path), prepare)
+    assert not (tmp_path / "claim.json").exists()
+
+
+@pytest.mark.parametrize("name", ["product.txt", "result.json", "parts/7.txt"])
+def test_files_of_another_program_are_not_replaced(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="is not of this program, which would replace it"):
+        run(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_one_driver_at_a_time(tmp_path):
+    with run_lock(str(tmp_path), "facevae other"), pytest.raises(UserError, match="facevae other"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"a": "b"}'])
+def test_a_result_that_is_none_is_said_so(tmp_path, content):
+    (tmp_path / RESULT).write_text(content)
+    with pytest.raises(UserError, match=r"is not the result\.json of a command"):
+        read_result(str(tmp_path))
