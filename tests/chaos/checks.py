@@ -48,12 +48,14 @@ class Outcome(NamedTuple):
 
 def completed(found: Outcome, quiet: Outcome, commands: Sequence[str]) -> Outcome:
     """What some commands left, with what the quiet run's other commands did."""
-    others = {name: content for name, content in quiet.files.items() if _verb(name) not in commands}
-    runs = [run for run in quiet.runs if run.verb not in commands]
+    others = {
+        name: content for name, content in quiet.files.items() if _command_of(name) not in commands
+    }
+    runs = [run for run in quiet.runs if run.command not in commands]
     return Outcome({**found.files, **others}, [*found.runs, *runs])
 
 
-def _verb(name: str) -> str:
+def _command_of(name: str) -> str:
     return name.partition("/")[0]
 
 
@@ -125,7 +127,7 @@ def _checkpoints(found: Outcome, _quiet: Outcome) -> Iterator[str]:
 
 
 def _histories(found: Outcome, quiet: Outcome) -> Iterator[str]:
-    short = short_means(next(run.starts for run in found.runs if run.verb == "train"))
+    short = short_means(next(run.starts for run in found.runs if run.command == "train"))
     ours, theirs = (_points(_json(e, LAST_CHECKPOINT)["history"], short) for e in (found, quiet))
     yield from (f"repeated: {key} of step {step}" for (step, key), n in _often(ours) if n > 1)
     if sorted(ours) != sorted(theirs):
@@ -162,15 +164,15 @@ def short_means(starts: str) -> set[int]:
 
 
 def _runs(found: Outcome, quiet: Outcome) -> Iterator[str]:
-    commands = Counter(run.verb for run in found.runs)
-    if commands != Counter(run.verb for run in quiet.runs):
+    commands = Counter(run.command for run in found.runs)
+    if commands != Counter(run.command for run in quiet.runs):
         yield f"MLflow has {dict(commands)} runs"
         return
-    by_verb = {run.verb: run for run in quiet.runs}
+    by_command = {run.command: run for run in quiet.runs}
     for run in found.runs:
         if run.status != "FINISHED":
-            yield f"the MLflow run of {run.verb} is {run.status}"
-        yield from _metrics(run, by_verb[run.verb])
+            yield f"the MLflow run of {run.command} is {run.status}"
+        yield from _metrics(run, by_command[run.command])
 
 
 def _metrics(run: RunRecord, quiet: RunRecord) -> Iterator[str]:
@@ -180,11 +182,12 @@ def _metrics(run: RunRecord, quiet: RunRecord) -> Iterator[str]:
         steps, expected = (Counter(step for step, _ in points) for points in (ours, theirs))
         if steps != expected:
             more, fewer = steps - expected, expected - steps
-            yield f"MLflow, {run.verb}: {key} has steps {dict(more)} too often, {dict(fewer)} not"
+            steps = f"{dict(more)} too often, {dict(fewer)} not"
+            yield f"MLflow, {run.command}: {key} has steps {steps}"
         elif {p for p in ours if _is_exact(key, p[0], short)} != {
             p for p in theirs if _is_exact(key, p[0], short)
         }:
-            yield f"MLflow, {run.verb}: {key} has other values"
+            yield f"MLflow, {run.command}: {key} has other values"
 
 
 def _json(outcome: Outcome, name: str) -> Mapping[str, Any]:

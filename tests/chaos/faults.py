@@ -101,8 +101,8 @@ class Injector:
                     self._say(f"  {fault}")
 
     def _is_due(self, fault: Fault, command: str, phase: Phase) -> bool:
-        counted = self._counts[fault.verb, fault.file, fault.phase]
-        return fault.verb == command and fault.phase == phase and counted >= fault.number
+        counted = self._counts[fault.command, fault.file, fault.phase]
+        return fault.command == command and fault.phase == phase and counted >= fault.number
 
     def _strike(self, fault: Fault) -> bool:
         """Make it happen; false if what it strikes at is not there yet."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.chaos.faults import Injector
-from tests.chaos.schedule import CHECKPOINT_EVERY, COMMANDS, LOG_EVERY, STEPS, Fault, Verb
+from tests.chaos.schedule import CHECKPOINT_EVERY, COMMANDS, LOG_EVERY, STEPS, Command, Fault
 
 REPOSITORY = Path(__file__).parents[2]
 QUIET = "quiet"
@@ -17,7 +17,7 @@ QUIET = "quiet"
 ATTEMPTS = 8
 """how often a command is given"""
 ATTEMPT_SECONDS = 400
-SETTINGS: dict[Verb, dict[str, object]] = {
+SETTINGS: dict[Command, dict[str, object]] = {
     "shards": {
         "drawn.count": 300, "drawn.seed": 3, "sharding.image_size": 64,
         "sharding.images_per_shard": 25, "sharding.tries": 50,
@@ -40,7 +40,7 @@ class BrokenError(Exception):
 class Attempt(NamedTuple):
     """How a command ended."""
 
-    command: Verb
+    command: Command
     code: int
     seconds: float
     last_line: str
@@ -61,7 +61,7 @@ class Pipeline:
         self._say = say
 
     def run(
-        self, root: str, faults: Sequence[Fault], commands: Sequence[Verb] = COMMANDS
+        self, root: str, faults: Sequence[Fault], commands: Sequence[Command] = COMMANDS
     ) -> list[Attempt]:
         """Run commands to their ends; what others would have made is taken from the quiet run.
 
@@ -83,7 +83,9 @@ class Pipeline:
                 raise BrokenError(f"{command} did not succeed in {ATTEMPTS} attempts")
         return attempts
 
-    def _attempt(self, root: str, command: Verb, commands: Sequence[Verb], number: int) -> Attempt:
+    def _attempt(
+        self, root: str, command: Command, commands: Sequence[Command], number: int
+    ) -> Attempt:
         log = self._logs / f"{root}-{number}-{command}.log"
         started = time.monotonic()
         with log.open("wb") as file:
@@ -112,10 +114,10 @@ class Pipeline:
         return Attempt(command, code, seconds, last)
 
 
-def _words(root: str, command: Verb, commands: Sequence[Verb]) -> list[str]:
+def _words(root: str, command: Command, commands: Sequence[Command]) -> list[str]:
     """The command of a command."""
 
-    def place(of: Verb) -> str:
+    def place(of: Command) -> str:
         return f"s3://facevae/{root if of in commands else QUIET}/{of}"
 
     settings = {

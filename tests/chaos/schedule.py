@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Verb = Literal["shards", "train", "attributes"]
-COMMANDS: tuple[Verb, ...] = ("shards", "train", "attributes")
+Command = Literal["shards", "train", "attributes"]
+COMMANDS: tuple[Command, ...] = ("shards", "train", "attributes")
 Phase = Literal["before", "after"]
 
 STEPS, CHECKPOINT_EVERY, LOG_EVERY = 40, 5, 2
@@ -18,7 +18,7 @@ STEPS, CHECKPOINT_EVERY, LOG_EVERY = 40, 5, 2
 SHARDS, CHECKPOINTS = 12, STEPS // CHECKPOINT_EVERY
 """how many the pipeline writes at least"""
 
-FILES: dict[Verb, dict[str, int]] = {
+FILES: dict[Command, dict[str, int]] = {
     "shards": {
         "run.json": 2,
         "data/*.parquet": SHARDS,
@@ -43,7 +43,7 @@ FILES: dict[Verb, dict[str, int]] = {
 }
 """the files that are counted, and how many of each a command is sure to write"""
 
-PARTS: dict[Verb, tuple[str, ...]] = {
+PARTS: dict[Command, tuple[str, ...]] = {
     "shards": ("data/*.parquet", "records/*.json"),
     "train": ("checkpoints/*/model.safetensors", "checkpoints/*/training.json"),
     "attributes": ("latents/*.parquet", "statistics/*.npz"),
@@ -62,7 +62,7 @@ KINDS = {
     "s3-errors": "the S3 server answers 500 or 503",
     "disk": "the disk of temporary files is full",
 }
-VERBS_OF: dict[str, tuple[Verb, ...]] = {
+COMMANDS_OF: dict[str, tuple[Command, ...]] = {
     "writer": ("shards",),
     "worker": ("train",),
     "actor": ("attributes",),
@@ -92,7 +92,7 @@ class Fault:
     """What goes wrong, when, and until when."""
 
     kind: str
-    command: Verb
+    command: Command
     file: str
     number: int
     phase: Phase
@@ -105,14 +105,14 @@ class Fault:
         of = "writes" if self.kind in ("node", "mlflow") else "requests"
         lasts = f", for {self.amount} {of} or so"
         what = KINDS[self.kind] + (lasts if self.kind in AMOUNTS else "")
-        return f"{self.verb}: {self.phase} {self.file} number {self.number}: {what}"
+        return f"{self.command}: {self.phase} {self.file} number {self.number}: {what}"
 
 
 def schedule(seed: int) -> list[Fault]:
     """The faults of a seed, in the order of the pipeline."""
     chance = random.Random(f"faults {seed}")
     faults = [_fault(kind, chance) for kind in kinds(seed)]
-    return sorted(faults, key=lambda fault: (COMMANDS.index(fault.verb), fault.number))
+    return sorted(faults, key=lambda fault: (COMMANDS.index(fault.command), fault.number))
 
 
 def kinds(seed: int) -> list[str]:
@@ -126,7 +126,7 @@ def kinds(seed: int) -> list[str]:
 
 
 def _fault(kind: str, chance: random.Random) -> Fault:
-    command = chance.choice(VERBS_OF.get(kind, COMMANDS))
+    command = chance.choice(COMMANDS_OF.get(kind, COMMANDS))
     at_work = kind in ONLY_AT_WORK or chance.random() < AT_WORK
     file = chance.choice(PARTS[command] if at_work else [*FILES[command]])
     return Fault(
@@ -140,7 +140,7 @@ def _fault(kind: str, chance: random.Random) -> Fault:
     )
 
 
-def struck(faults: Sequence[Fault]) -> tuple[Verb, ...]:
+def struck(faults: Sequence[Fault]) -> tuple[Command, ...]:
     """The commands from the first to the last that faults strike."""
-    places = [COMMANDS.index(fault.verb) for fault in faults]
+    places = [COMMANDS.index(fault.command) for fault in faults]
     return COMMANDS[min(places) : max(places) + 1]

@@ -198,7 +198,7 @@ def test_a_checkpoint_out_of_turn_excuses_one_mean_and_no_other():
         assert (broken_laws(found, outcome()) == []) is is_excused
 
 
-def test_verbs_that_did_not_run_are_taken_from_the_quiet_run():
+def test_commands_that_did_not_run_are_taken_from_the_quiet_run():
     quiet = outcome()
     attributes = {n: c for n, c in quiet.files.items() if n.startswith("attributes/")}
     found = Outcome({**attributes, "attributes/more": b""}, runs()[2:])

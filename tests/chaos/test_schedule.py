@@ -34,7 +34,7 @@ def test_a_schedule_is_a_function_of_its_seed_in_every_process():
 def test_faults_wait_for_files_that_are_written_and_come_in_order():
     for seed in range(200):
         faults = schedule(seed)
-        commands = [COMMANDS.index(fault.verb) for fault in faults]
+        commands = [COMMANDS.index(fault.command) for fault in faults]
         assert commands == sorted(commands)
         for fault in faults:
-            assert 1 <= fault.number <= FILES[fault.verb][fault.file]
+            assert 1 <= fault.number <= FILES[fault.command][fault.file]

@@ -1,6 +1,7 @@
 """A short fuzz of every reader, and proof that the fuzzer finds what it looks for."""
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,37 +29,7 @@ def test_damaged_files_are_refused_in_one_line_or_read_right():
     assert int(counts[2]) > INPUTS / 20
 
 
-BROKEN_READERS = """
-import os, time
-from dataclasses import dataclass
-
-@dataclass
-class Reader:
-    name: str
-    corpus: list
-    read: object
-    is_text: bool = False
-    share: float = 1.0
-
-def crash(data):
-    if data == b"whole":
-        os.abort()
-
-def hang(data):
-    if data == b"whole":
-        time.sleep(100)
-
-def swell(data):
-    if data == b"whole":
-        bytearray(8 << 30)
-
-def be_wrong(data):
-    assert data != b"whole"
-
-def readers(folder):
-    reads = (crash, hang, swell, be_wrong)
-    return [Reader(read.__name__, [b"whole"], read) for read in reads]
-"""
+BROKEN_READERS = Path(__file__).with_name("broken_readers.py")
 
 
 @pytest.fixture
@@ -69,7 +40,7 @@ def fuzzer(tmp_path, monkeypatch):
         text = text.replace("PATIENCE_SECONDS = 20.0", "PATIENCE_SECONDS = 3.0")
         text = text.replace("here.parents[1]", repr(str(REPOSITORY)))
         (tmp_path / f"{name}.py").write_text(text)
-    (tmp_path / "readers.py").write_text(BROKEN_READERS)
+    shutil.copy(BROKEN_READERS, tmp_path / "readers.py")
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("readers", "mutations"):
         monkeypatch.delitem(sys.modules, name, raising=False)

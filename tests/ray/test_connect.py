@@ -3,19 +3,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import ray
 
 from facevae.ray_cluster.connect import ALLOCATOR_ENVIRONMENT
 
-ATTACHED = """
-import ray
-from facevae.ray_cluster.connect import ALLOCATOR_ENVIRONMENT, TRAIN_ENVIRONMENT, connect
-
-connect()
-variables = ray.get_runtime_context().runtime_env["env_vars"]
-print(variables == ALLOCATOR_ENVIRONMENT | TRAIN_ENVIRONMENT)
-"""
+ATTACHED = Path(__file__).parents[1] / "drivers" / "attached_job.py"
 
 
 def test_on_this_machine_processes_inherit_it_and_need_no_environment_of_their_own(ray_cluster):
@@ -30,7 +24,7 @@ def test_on_this_machine_processes_inherit_it_and_need_no_environment_of_their_o
 def test_on_another_cluster_the_job_brings_it(ray_cluster):
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     done = subprocess.run(
-        [sys.executable, "-c", ATTACHED],
+        [sys.executable, ATTACHED],
         env=environment,
         capture_output=True,
         text=True,

@@ -28,36 +28,7 @@ LOST_AT, FOUND_AT = 23, 37
 WORKERS = [2] * 20 + [1] * 10 + [2] * 30
 """that train each step of the surviving history, from the checkpoints before"""
 SECONDS = 240
-DRIVER = f"""
-import sys, time
-from functools import partial
-from pathlib import Path
-
-import ray, ray.train
-
-from facevae.cli import run_command
-from facevae.commands import train
-from tests.ray.noting import noting
-
-NOTES = Path(sys.argv[1])
-
-
-def at_step(step, rank):
-    if step == {LOST_AT} and rank.world_size == 2:
-        (NOTES / f"two-{{rank.rank}}").touch()
-        while not (NOTES / "lost").exists():
-            time.sleep(0.05)
-    if step == {FOUND_AT} and rank.world_size == 1:
-        (NOTES / "one").touch()
-        time.sleep({SECONDS})  # Ray ends it, when it has found the node
-
-
-ray.init = partial(ray.init, _node_ip_address=sys.argv[2])
-ray.train.ScalingConfig = partial(ray.train.ScalingConfig, elastic_resize_monitor_interval_s=1)
-train.check_paths = lambda *_: None  # all nodes see this machine's disk
-train.train_worker = noting(NOTES, at_step)
-sys.exit(run_command("train", sys.argv[3:]))
-"""
+DRIVER = REPOSITORY / "tests" / "drivers" / "elastic_training.py"
 QUICK = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
@@ -156,9 +127,10 @@ def nodes(tmp_path_factory) -> Iterator[Nodes]:
 def started(folder: Path, nodes: Nodes, config: dict) -> Iterator[subprocess.Popen[bytes]]:
     """The driver, which is ended at the latest with the block."""
     (folder / "notes").mkdir()
-    (folder / "driver.py").write_text(DRIVER)
     (folder / "config.json").write_text(json.dumps(config))
-    words = [sys.executable, "driver.py", folder / "notes", nodes.head, "--config", "config.json"]
+    steps = map(str, (LOST_AT, FOUND_AT, SECONDS))
+    words = [sys.executable, DRIVER, folder / "notes", nodes.head, *steps]
+    words += ["--config", "config.json"]
     environment = os.environ | nodes.client | {"PYTHONPATH": str(REPOSITORY)}
     with (folder / "said").open("w") as said:
         driver = subprocess.Popen(words, cwd=folder, env=environment, stdout=said, stderr=said)

@@ -10,9 +10,10 @@ from ray.train import TrainingFailedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from torch.distributed import DistBackendError
 
-from facevae.commands import train
+from facevae.commands.train import train_model
 from facevae.config import TrainConfig
 from facevae.errors import UnreachableError, UserError
+from facevae.training import launch
 from facevae.training.coordinator import Coordinator
 from facevae.training.failures import (
     SAME_ERRORS,
@@ -47,9 +48,9 @@ def test_a_damaged_shard_ends_the_run_at_once_and_is_named(shards, tmp_path, mon
     for shard in (folder / "data").glob("train-*.parquet"):
         content = shard.read_bytes()
         shard.write_bytes(content[:1000] + bytes(2000) + content[3000:])
-    monkeypatch.setattr(train, "train_worker", noting(tmp_path, lambda step, rank: None))
+    monkeypatch.setattr(launch, "train_worker", noting(tmp_path, lambda step, rank: None))
     with pytest.raises(UserError, match=r"damaged shard .*data/train-\d+\.parquet \("):
-        train.train_model(settings(folder, tmp_path / "run"))
+        train_model(settings(folder, tmp_path / "run"))
     assert tries(tmp_path) == 1
 
 
@@ -60,9 +61,9 @@ def test_a_bug_ends_the_run_with_its_traceback(shards, tmp_path, monkeypatch):
         if step == 3:
             raise ZeroDivisionError("a bug at step 3")
 
-    monkeypatch.setattr(train, "train_worker", noting(tmp_path, at_step))
+    monkeypatch.setattr(launch, "train_worker", noting(tmp_path, at_step))
     with pytest.raises(TrainingFailedError, match="ZeroDivisionError: a bug at step 3"):
-        train.train_model(settings(shards, tmp_path / "run"))
+        train_model(settings(shards, tmp_path / "run"))
     assert tries(tmp_path) == SAME_ERRORS
     assert signal.getsignal(signal.SIGINT) is at_interrupt
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -41,16 +42,7 @@ FOREIGN = (
     *("data/.train-00000.parquet.original", "records/.train-00000.json.abcdefgh"),
     *("checkpoints/.step_0000001.mine/x", "checkpoints/step_1/notes", "tries/.git/0.json"),
 )
-LEAVE_SCRATCH = """
-import contextlib, os, sys
-from facevae.runs import storage
-with contextlib.ExitStack() as writers:
-    for uri in sys.argv[1:]:
-        kind = storage.atomic_folder if "step_" in uri else storage.atomic_file
-        path = writers.enter_context(kind(uri))
-        (path / "model.json" if path.is_dir() else path).write_text("half")
-    os.kill(os.getpid(), 9)
-"""
+KILLED_WRITER = Path(__file__).parents[1] / "drivers" / "killed_writer.py"
 
 
 def plant(folder: Path) -> None:
@@ -67,7 +59,8 @@ def assert_untouched(folder: Path) -> None:
 def leave_scratch(*targets: Path) -> set[Path]:
     """What a process leaves behind that is killed while it writes."""
     before = {path for target in targets for path in target.parent.iterdir()}
-    process = subprocess.run([sys.executable, "-c", LEAVE_SCRATCH, *targets], check=False)
+    words = [(f"atomic_{'file' if target.suffix else 'folder'}", target) for target in targets]
+    process = subprocess.run([sys.executable, KILLED_WRITER, *chain(*words)], check=False)
     assert process.returncode == -9
     return {path for target in targets for path in target.parent.iterdir()} - before
 

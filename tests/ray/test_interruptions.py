@@ -25,42 +25,7 @@ from tests.ray.noting import assert_every_image_once_an_epoch, the_one_run, trai
 STEPS, BATCH, RANKS = 60, 24, 2
 LOG_EVERY = 4  # so that checkpoints fall between two logged means
 TERMINATED_AT, WORKER_KILLED_AT, DRIVER_KILLED_AT, NOTICE_AT = 11, 23, 41, 44
-DRIVER = f"""
-import os, signal, sys, time
-from pathlib import Path
-
-from facevae.cli import run_command
-from facevae.commands import train
-from tests.ray.noting import noting
-
-DRIVER, NOTES = os.getpid(), Path(sys.argv[1])
-
-
-def once(name, pid, number):
-    if not (NOTES / name).exists():
-        (NOTES / name).write_text(str(time.time()))
-        os.kill(pid, number)
-
-
-def at_step(step, rank):
-    if step == {TERMINATED_AT} and rank.rank == 0:
-        once("terminated", DRIVER, signal.SIGTERM)
-    if step == {WORKER_KILLED_AT} and rank.rank == 1:
-        once("worker", os.getpid(), signal.SIGKILL)
-    if step == {DRIVER_KILLED_AT} and rank.rank == 0:
-        once("driver", DRIVER, signal.SIGKILL)
-    if step == {NOTICE_AT} and rank.rank == 0:
-        (NOTES / "notice").touch()
-        time.sleep(3)
-
-
-def draining_nodes():
-    return frozenset(["spot"] if (NOTES / "notice").exists() else [])
-
-
-train.train_worker, train.runtime.draining_nodes = noting(NOTES, at_step), draining_nodes
-sys.exit(run_command("train", sys.argv[2:]))
-"""
+DRIVER = Path(__file__).parents[1] / "drivers" / "interrupted_training.py"
 
 
 class Ended(NamedTuple):
@@ -114,9 +79,9 @@ def interrupted(shards, tmp_path_factory) -> Interrupted:
     """The same command until it succeeds, three times."""
     folder = tmp_path_factory.mktemp("interrupted")
     (folder / "notes").mkdir()
-    (folder / "driver.py").write_text(DRIVER)
     (folder / "config.json").write_text(json.dumps(settings(shards, folder / "run")))
-    words = [sys.executable, "driver.py", str(folder / "notes"), "--config", "config.json"]
+    steps = (TERMINATED_AT, WORKER_KILLED_AT, DRIVER_KILLED_AT, NOTICE_AT)
+    words = [sys.executable, DRIVER, folder / "notes", *map(str, steps), "--config", "config.json"]
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     ends = []

@@ -29,13 +29,7 @@ from facevae.runs.lock import Owner, run_lock
 
 FIRST = "driver.lock.000001"
 OLD = "driver.json"
-HOLD = """
-import sys, time
-from facevae.runs.lock import run_lock
-with run_lock(sys.argv[1], "facevae train", "job-7"):
-    print("held", flush=True)
-    time.sleep(100)
-"""
+LOCK_HOLDER = Path(__file__).parents[2] / "drivers" / "lock_holder.py"
 STORES = ["disk", "s3", "gcs"]
 
 
@@ -49,7 +43,7 @@ def folder(request) -> str:
 
 
 def hold(folder: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", HOLD, folder]
+    command = [sys.executable, LOCK_HOLDER, folder]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
     )
@@ -340,7 +334,7 @@ def test_who_paused_between_looking_and_taking_does_not_keep_the_folder(folder, 
 
     def pause(uri: str, content: bytes) -> bool:
         monkeypatch.setattr(lock, "_create", create)
-        storage.remove_folder(f"{folder}/driver.lock.000005")
+        storage.remove_file(f"{folder}/driver.lock.000005")
         write(folder, FIRST, this_process())
         return create(uri, content)
 

@@ -206,19 +206,12 @@ FOREIGN = {
     **{".b.parquet.abcdefgh.partial": "of a name that is not ours", "sub/.a.parquet.a": "x"},
     ".a.parquet.folder00.partial/inner": "a folder where we write files",
 }
-LEAVE = """
-import os, sys
-from pathlib import Path
-from facevae.runs import storage
-with storage.{kind}(sys.argv[1]) as path:
-    (path / "inner" if path.is_dir() else path).write_text("half")
-    os.kill(os.getpid(), 9)
-"""
+KILLED_WRITER = Path(__file__).parents[2] / "drivers" / "killed_writer.py"
 
 
 def leave_scratch(kind: str, target: Path) -> None:
     """What a killed writer leaves behind."""
-    process = subprocess.run([sys.executable, "-c", LEAVE.format(kind=kind), target], check=False)
+    process = subprocess.run([sys.executable, KILLED_WRITER, kind, target], check=False)
     assert process.returncode == -9
 
 
@@ -240,7 +233,7 @@ def test_what_a_killed_writer_of_a_folder_left_is_removed_and_nothing_else(tmp_p
     before = contents(tmp_path)
     leave_scratch("atomic_folder", tmp_path / "step_1")
     assert len(contents(tmp_path)) == len(before) + 1
-    storage.remove_partial_writes(str(tmp_path), r"step_\d", ["inner"])
+    storage.remove_partial_writes(str(tmp_path), r"step_\d", ["inner", "model.json"])
     assert contents(tmp_path) == before
 
 

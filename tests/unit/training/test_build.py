@@ -2,64 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 RANKS = 3
-# Ranks are forked before torch does anything, so that it is imported once.
-PROGRAM = """
-import hashlib, multiprocessing, sys
-import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-from facevae.models.checkpoint import TrainingState
-from facevae.config import TrainConfig
-from facevae.data.rank import rank_slice
-from facevae.training.build import DATA_PARALLEL, build_trainer
-from facevae.training.step import Rank
-
-folder, ranks = sys.argv[1], int(sys.argv[2])
-config = TrainConfig(
-    shards="unused", output="unused", loss={"reconstruction": "pixel"},
-    training={"global_batch_size": 2 * ranks, "precision": "fp32"},
-)
-
-
-def steps(rank, first, last):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/{first}", rank=rank, world_size=ranks)
-    trainer = build_trainer(
-        config, torch.device("cpu"), Rank(rank, ranks),
-        lambda vae: DistributedDataParallel(vae, **DATA_PARALLEL),
-    )
-    if first > 1:
-        weights, optimizer = torch.load(f"{folder}/state.pt", weights_only=True)
-        trainer.restore(TrainingState(first - 1, weights, None, optimizer, [], []))
-    for step in range(first, last + 1):
-        generator = torch.Generator().manual_seed(step)
-        size = (2 * ranks, 64, 64, 3)
-        stored = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
-        trainer(stored[rank_slice(len(stored), rank, ranks)], step)
-        if rank == 0 and step < last:
-            states = trainer.vae.state_dict(), trainer.optimizer.state_dict()
-            torch.save(states, f"{folder}/state.pt")
-    if rank == 0:
-        weights = b"".join(p.detach().numpy().tobytes() for p in trainer.vae.parameters())
-        print(hashlib.sha256(weights).hexdigest(), flush=True)
-    dist.destroy_process_group()
-
-
-for first in (1, 3):  # the first leaves its state before the last step, which the second takes
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=steps, args=(rank, first, 3)) for rank in range(ranks)]
-    for each in processes:
-        each.start()
-    for each in processes:
-        each.join()
-        assert each.exitcode == 0
-"""
+DRIVER = Path(__file__).parents[2] / "drivers" / "resumed_ranks.py"
 
 
 def test_a_step_after_a_resume_has_the_bits_of_one_that_nothing_interrupted(tmp_path):
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(RANKS)]
+    command = [sys.executable, DRIVER, str(tmp_path), str(RANKS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     uninterrupted, resumed = done.stdout.split()
     assert resumed == uninterrupted
