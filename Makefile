@@ -1,6 +1,8 @@
 # setup: .venv with the locked versions     demo: from faces to a smile
-# test: all tests but those of image and killed-pass
+# quick: the unit tests that start no process and no server, in two minutes
+# test: the tests of CI, in about a quarter of an hour: each law and each kind of fault once
 # check: what CI checks (format, lint, types, import layers, tests)
+# long: what CI leaves out: other sizes, settings and schedules; then chaos, fuzz and killed-pass
 # fuzz: FUZZ_INPUTS damaged files (50,000 in some minutes) through every reader, and a table of it
 # killed-pass: the attribute pass over FACES (20,000) faces, an actor killed every KILL_EVERY seconds
 # bench: how fast it is here, as ratios measured side by side; BENCH="--rounds 3" adds options
@@ -14,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test check static bench fuzz killed-pass chaos image clean
+.PHONY: setup demo quick test test-unit test-others check long static bench fuzz killed-pass chaos image clean
 
 setup: $(INSTALLED)
 
@@ -30,8 +32,19 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: $(INSTALLED)
 	$(BIN)/facevae quickstart --config configs/quickstart.yaml
 
+quick: $(INSTALLED)
+	$(BIN)/python -m pytest tests/unit -m "not image and not long and not slow"
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(MAKE) -j2 test-unit test-others
+
+# Beside the others, which wait for processes to start; shown when it has ended.
+UNIT_LOG := $(VENV)/tests_unit.log
+test-unit: $(INSTALLED)
+	@$(BIN)/python -m pytest tests/unit > $(UNIT_LOG) 2>&1; code=$$?; cat $(UNIT_LOG); exit $$code
+
+test-others: $(INSTALLED)
+	@$(BIN)/python -m pytest --ignore tests/unit
 
 static: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -40,6 +53,10 @@ static: $(INSTALLED)
 	$(BIN)/lint-imports
 
 check: static test
+
+long: $(INSTALLED)
+	$(BIN)/python -m pytest -m long --ignore tests/end_to_end/test_killed_pass.py
+	$(MAKE) chaos fuzz killed-pass
 
 FUZZ_INPUTS ?= 50000
 FUZZ_SEED ?= 0
@@ -51,7 +68,7 @@ FACES ?= 20000
 KILL_EVERY ?= 5
 
 killed-pass: $(INSTALLED)
-	FACES=$(FACES) KILL_EVERY=$(KILL_EVERY) $(BIN)/python -m pytest -s \
+	FACES=$(FACES) KILL_EVERY=$(KILL_EVERY) $(BIN)/python -m pytest -s -m long \
 	  tests/end_to_end/test_killed_pass.py
 
 bench: $(INSTALLED)

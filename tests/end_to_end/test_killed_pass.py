@@ -31,7 +31,7 @@ from facevae.data.shard_files import read_manifest, read_shard
 from facevae.models import build_vae
 from facevae.models.checkpoint import ModelCard, save_model
 
-pytestmark = pytest.mark.skipif("FACES" not in os.environ, reason="make killed-pass runs it")
+pytestmark = pytest.mark.long
 FACES = int(os.environ.get("FACES", "400"))
 KILL_EVERY = float(os.environ.get("KILL_EVERY", "inf"))
 """seconds between two kills, beside those at given shards"""

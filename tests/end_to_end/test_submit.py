@@ -148,7 +148,7 @@ def test_a_job_that_cannot_start_shows_rays_words(client):
         ),
     ],
 )
-def test_mistakes_are_one_quick_line_and_nothing_is_sent(client, changes, words, expected):
+def test_mistakes_are_one_quick_line(client, changes, words, expected):
     start = time.monotonic()
     job = submit(
         client | changes, "train", "--output", "/tmp/x", "--submission_id", "never", *words.split()
@@ -158,4 +158,9 @@ def test_mistakes_are_one_quick_line_and_nothing_is_sent(client, changes, words,
     assert job.stdout == ""
     assert job.stderr.count("\n") == 1
     assert expected in job.stderr
-    assert submit(client, "--attach", "never").returncode == 2
+
+
+def test_nothing_was_sent_of_what_was_mistaken(client):
+    never = submit(client, "--attach", "never")
+    assert never.returncode == 2
+    assert "never" in never.stderr

@@ -89,7 +89,7 @@ def test_other_settings_need_another_folder(config, result):
         benchmark(config.model_copy(update={"against": f"{config.output}/settings"}))
 
 
-def test_a_verb_that_fails_ends_the_benchmark_with_its_words(ray_cluster):
+def test_a_command_that_fails_ends_the_benchmark_with_its_words(ray_cluster):
     with pytest.raises(UserError, match=r"facevae train failed while it was measured: .*no shards"):
         run_command(["train", "--shards", "/nowhere", "--output", "/tmp/never"])
 
@@ -155,6 +155,7 @@ def test_the_start_of_commands_is_timed(shards, trained, monkeypatch):
         assert image.height == 64 + 2 * 3  # one face
 
 
+@pytest.mark.long  # with played lines: tests/unit/benchmark/test_resume.py
 def test_a_training_goes_on_after_a_lost_worker(shards, tmp_path):
     bench = Bench(BenchmarkConfig(steps=24), tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
     assert 1 < seconds_after_a_lost_worker(Trainings(bench, str(shards), {}), 5) < 120

@@ -56,6 +56,7 @@ def test_work_goes_to_its_pool(scene):
     assert found["to come"] == [[2, 1, "gpu"]]  # one of two is here, and the one of data
 
 
+@pytest.mark.long  # the session's cluster, where all other tests run, has no pools either
 def test_without_pools_all_work_runs_anywhere(scene):
     found = scene()
     for work in ("WriteShard", "ReadWindow", "EncodeShard, CPU"):

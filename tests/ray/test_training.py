@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from facevae.cli import parse
+from facevae.commands import train
 from facevae.commands.train import train_model
 from facevae.config import TrackingConfig, TrainConfig
 from facevae.data.order import spread_images
@@ -224,7 +225,7 @@ def test_every_way_of_naming_a_model_finds_it(trained, run):
         pass
 
 
-@pytest.mark.parametrize("workers", [2, (1, 2)])
+@pytest.mark.parametrize("workers", [pytest.param(2, marks=pytest.mark.long), (1, 2)])
 def test_a_loss_that_is_not_finite_stops_all_workers_and_names_step_and_term(
     shards, tmp_path, workers
 ):
@@ -256,8 +257,10 @@ def test_what_cannot_work_is_refused_before_anything_starts(shards, tmp_path, ch
 
 
 def test_a_mistake_in_the_source_is_mended_by_other_settings_for_the_same_folder(
-    ray_cluster, tmp_path
+    ray_cluster, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(train, "run_training", lambda *_: None)
+    monkeypatch.setattr(train, "keep_and_log_models", lambda *_: {"steps": 2})
     (tmp_path / "faces").mkdir()
     for number in range(3):
         Image.new("RGB", (40, 40)).save(tmp_path / "faces" / f"{number}.png")
@@ -271,6 +274,7 @@ def test_a_mistake_in_the_source_is_mended_by_other_settings_for_the_same_folder
     assert mended["steps"] == 2
 
 
+@pytest.mark.long  # its losses and layers, without Ray: tests/unit/perceptual
 def test_the_wikis_recipe_runs_with_its_three_facenet_layers(tmp_path):
     weights = tmp_path / "facenet.pt"
     torch.manual_seed(0)

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
 
 ROWS, ROWS_PER_SHARD = 5_000_000, 50_000
 DRIVER = Path(__file__).parents[2] / "drivers" / "many_images.py"

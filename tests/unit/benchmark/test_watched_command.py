@@ -5,6 +5,8 @@ import pytest
 from facevae.benchmark.watched_command import Step, read_step
 from facevae.runs.progress import progress
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("line", "step"),

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HEAVY = {"torch", "ray", "mlflow", "matplotlib", "scipy.cluster", "pandas"}
 
 

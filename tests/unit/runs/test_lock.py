@@ -27,6 +27,8 @@ from facevae.errors import UserError
 from facevae.runs import lock, storage
 from facevae.runs.lock import Owner, run_lock
 
+pytestmark = pytest.mark.slow
+
 FIRST = "driver.lock.000001"
 OLD = "driver.json"
 LOCK_HOLDER = Path(__file__).parents[2] / "drivers" / "lock_holder.py"

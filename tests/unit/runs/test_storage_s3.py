@@ -18,6 +18,8 @@ from facevae.data.shard_files import ShardRows, read_images, read_shard, write_s
 from facevae.errors import UnreachableError, UserError
 from facevae.runs import storage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("kind", [storage.atomic_file, storage.atomic_folder])
 def test_a_failure_uploads_nothing(s3, kind):

@@ -20,6 +20,8 @@ from facevae.runs import storage
 from facevae.tracking import Run, RunId, read_run_id, start_run, sync
 from facevae.tracking import run as running
 
+pytestmark = pytest.mark.slow
+
 USER, PASSWORD = "admin", "a-long-password"
 VARIABLES = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
