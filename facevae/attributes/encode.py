@@ -30,13 +30,7 @@ from facevae.ray_cluster.connect import LOST_PROCESS, errors_left_out
 from facevae.ray_cluster.nodes import Node, in_pool, pool_labels
 from facevae.runs import storage
 from facevae.runs.progress import log, progress
-from facevae.runs.retries import (
-    ACTOR_OPTIONS,
-    TASK_OPTIONS,
-    reason_of,
-    result_row,
-    run_with_retries,
-)
+from facevae.runs.retries import Attempts, reason_of, run_with_retries
 
 STATISTICS = "statistics"
 WRITTEN = {
@@ -112,14 +106,14 @@ def read_pixels(folder: str, batch: Row) -> Row:
 class ReadShard:
     """A task: a shard by name -> its decoded row, or one that says why there is none."""
 
-    def __init__(self, folder: str) -> None:
-        """Takes the folder of shards."""
-        self._folder = folder
+    def __init__(self, folder: str, attempts: Attempts) -> None:
+        """Takes the folder of shards, and what counts failures."""
+        self._folder, self._attempts = folder, attempts
 
     def __call__(self, batch: Row) -> Row:
         """Read and decode one shard."""
         decoded: Row = {}
-        row = result_row(
+        row = self._attempts.row(
             str(batch["name"][0]), lambda: decoded.update(read_pixels(self._folder, batch))
         )
         return decoded or row
@@ -145,22 +139,20 @@ class EncodeShard:
         fold_batch_norms(vae)
         self._vae = vae.to(device).to(memory_format=torch.channels_last)
         self._folder, self._output, self._config = folder, output, config
-        self._class_scatter = class_scatter
+        self._class_scatter, self._attempts = class_scatter, Attempts(output, config.tries)
 
     def __call__(self, batch: Row) -> Row:
         """Encode one shard and write what it leaves; an error becomes a row."""
         if "error" in batch:  # of its reader
             return batch
-        return result_row(str(batch["name"][0]), lambda: self._write(batch))
-
-    def _write(self, batch: Row) -> None:
         shard = Shard(*(np.asarray(batch[field.name][0]).item() for field in fields(Shard)))
-        if _finished(self._output, shard) is None:  # an actor that died may have done so
-            # On CPU nothing is gained by moving pixels between processes: read here.
-            decoded = batch if "pixels" in batch else read_pixels(self._folder, batch)
-            self._encode(shard, decoded)
+        if _finished(self._output, shard) is not None:  # by an actor that died
+            return {"name": [shard.name], "error": [""]}
+        return self._attempts.row(shard.name, lambda: self._encode(shard, batch))
 
     def _encode(self, shard: Shard, batch: Row) -> None:
+        if "pixels" not in batch:  # on CPU nothing is gained by moving them between processes
+            batch = read_pixels(self._folder, batch)
         stored, attributes = np.asarray(batch["pixels"][0]), np.asarray(batch["attributes"][0])
         config = self._config
         posteriors = encode_pixels(self._vae, stored, config.batch_size, config.precision)
@@ -219,16 +211,13 @@ def encode_shards(
     with progress("encode", manifest.rows(), "images") as bar:
 
         def run(names: Sequence[str]) -> dict[str, str]:
-            is_first = not begun
             begun.update(names)
             failed = {}
             chosen = {shard.name: shard for shard in manifest.shards if shard.name in set(names)}
             done = manifest.rows() - sum(shard.rows for shard in chosen.values())
             with errors_left_out():
-                tasks = _tasks(
-                    folder, manifest, model, config, plan, output, list(chosen.values()), is_first
-                )
-                for row in tasks.iter_rows():
+                rows = _tasks(folder, manifest, model, config, plan, output, list(chosen.values()))
+                for row in rows.iter_rows():
                     if row["error"]:
                         failed[row["name"]] = row["error"]
                         continue
@@ -236,7 +225,7 @@ def encode_shards(
                     bar(done)
             return failed
 
-        run_with_retries(todo, run, config.tries, LOST_PROCESS)
+        run_with_retries(Attempts(output, config.tries), todo, run, LOST_PROCESS)
     images = sum(shard.rows for shard in manifest.shards if shard.name in begun)
     return Encoded(_statistics(output, manifest), images)
 
@@ -261,21 +250,14 @@ def _tasks(
     plan: EncoderPlan,
     output: str,
     todo: list[Shard],
-    is_first: bool,
 ) -> "ray.data.Dataset":
     dataset = ray.data.from_items([asdict(s) for s in todo], override_num_blocks=len(todo))
-    # The shard that waits at an actor while another is encoded fails with it if that one kills the
-    # actor: in the first round, which is never the last for a shard that has a second attempt.
-    waiting = None if is_first else 1
-    pool = ray.data.ActorPoolStrategy(
-        size=min(plan.actors, len(todo)), max_tasks_in_flight_per_actor=waiting
-    )
+    pool = ray.data.ActorPoolStrategy(size=min(plan.actors, len(todo)))
     if plan.use_gpu:
         dataset = dataset.map_batches(
-            ReadShard(folder),
+            ReadShard(folder, Attempts(output, config.tries)),
             batch_size=1,
             label_selector=plan.reader_labels or None,
-            **TASK_OPTIONS,
         )
     encoder = (folder, output, ray.put(model.vae), config, plan, manifest.missing_labels)
     return dataset.map_batches(
@@ -285,7 +267,6 @@ def _tasks(
         batch_size=1,
         **({"num_gpus": 1} if plan.use_gpu else {"num_cpus": plan.cpus}),
         label_selector=plan.encoder_labels or None,
-        **ACTOR_OPTIONS,
     )
 
 

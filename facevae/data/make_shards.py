@@ -20,7 +20,7 @@ from facevae.errors import UserError
 from facevae.ray_cluster.connect import LOST_PROCESS, errors_left_out
 from facevae.runs import storage
 from facevae.runs.progress import progress
-from facevae.runs.retries import TASK_OPTIONS, result_row, run_with_retries
+from facevae.runs.retries import Attempts, run_with_retries
 
 # The face of CelebA's aligned 178x218 images: the square below the hair line's top, above the neck.
 CELEBA_SIZE = (178, 218)
@@ -67,10 +67,11 @@ class WriteShard:
 
     def __init__(self, folder: str, source: FaceSource, config: ShardingConfig) -> None:
         self._folder, self._source, self._config = folder, source, config
+        self._attempts = Attempts(folder, config.tries)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Write the shard; an error becomes a row."""
-        return result_row(str(batch["name"][0]), lambda: self.write(batch))
+        return self._attempts.row(str(batch["name"][0]), lambda: self.write(batch))
 
     def write(self, batch: dict[str, np.ndarray]) -> None:
         """Write shard and record, unless the record shows that an earlier task did."""
@@ -192,7 +193,7 @@ def _write_all(
                     bar(done)
             return failed
 
-        run_with_retries(todo, run, config.tries, LOST_PROCESS)
+        run_with_retries(Attempts(folder, config.tries), todo, run, LOST_PROCESS)
 
 
 def shard_item(source: FaceSource, plan: ShardPlan) -> dict[str, Any]:
@@ -218,7 +219,6 @@ def _tasks(
         WriteShard(folder, source, config),
         batch_size=1,
         label_selector=labels or None,
-        **TASK_OPTIONS,
     )
 
 

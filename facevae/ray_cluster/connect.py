@@ -77,7 +77,11 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def errors_left_out() -> Iterator[None]:
-    """A block whose Ray Data jobs go on without the rows whose task failed or died."""
+    """A block whose Ray Data jobs go on without the rows whose task raised an error.
+
+    A task whose process or node dies is run again, as always, and without end: who wants an end
+    counts (`runs/retries.py`).
+    """
     context = ray.data.DataContext.get_current().copy()
     context.max_errored_blocks = -1
     logger = logging.getLogger("ray.data")

@@ -33,7 +33,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not im
 
 @dataclass(frozen=True)
 class PoisonedSource(SyntheticSource):
-    """Synthetic faces, one of which fails or kills who draws it, so many times."""
+    """Drawn faces, one of which fails or kills who draws it, so many times."""
 
     poison: str = ""
     dies: bool = False
@@ -182,6 +182,7 @@ def test_an_actor_that_keeps_dying_on_a_shard_gives_it_up(encode, tmp_path, shar
     statistics = encode(output, times=0).statistics
     assert [each.shard for each in statistics] == [each.name for each in manifest.shards]
     assert ray.data.DataContext.get_current().max_errored_blocks == 0  # Ray's setting is back
+    assert not (output / "tries").exists()
 
 
 def test_a_damaged_shard_is_named_and_the_others_are_encoded(encode, tmp_path, shards):

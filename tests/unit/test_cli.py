@@ -95,7 +95,7 @@ def test_bytes_or_a_folder_for_a_file_of_settings_are_one_line(capsys, tmp_path)
 @pytest.mark.parametrize(
     ("error", "code"), [(UserError("no faces"), 2), (KeyboardInterrupt(), 130)]
 )
-def test_what_stops_a_verb_is_one_line(capsys, monkeypatch, error, code):
+def test_what_stops_a_command_is_one_line(capsys, monkeypatch, error, code):
     monkeypatch.setitem(cli.COMMANDS, "train", Command("", "TrainConfig", Mock(side_effect=error)))
     assert main(["train"]) == code
     shown = capsys.readouterr()
@@ -110,7 +110,7 @@ def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
         main(["train"])
 
 
-def test_a_verb_prints_one_line_a_figure(capsys, monkeypatch):
+def test_a_command_prints_one_line_per_metric(capsys, monkeypatch):
     seen = []
     command = Command(
         "", "TrainConfig", lambda c: seen.append(c) or {"auc/Smiling": 0.931, "n": 2.0}

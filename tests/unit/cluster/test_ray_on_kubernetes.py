@@ -80,7 +80,7 @@ def test_a_failed_job_is_tried_again_on_a_cluster_of_its_own(runs):
         assert re.fullmatch(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?", job["metadata"]["name"])
 
 
-def test_entry_points_are_verbs_whose_options_the_verbs_accept(runs, with_nodes):
+def test_entry_points_are_commands_that_accept_their_options(runs, with_nodes):
     seen = set()
     for job in runs["RayJob"]:
         words = shlex.split(job["spec"]["entrypoint"].replace("FILL-IN", "bucket"))

@@ -26,9 +26,9 @@ def commands(text) -> list[str]:
     return re.sub(r"\\\n\s*", "", shown).splitlines()
 
 
-def test_the_settings_that_are_shown_are_ones_that_the_verbs_take(commands, cluster_folder):
+def test_the_settings_that_are_shown_are_ones_that_the_commands_take(commands, cluster_folder):
     options_of = runpy.run_path(str(cluster_folder / "with_nodes.py"))["_options"]
-    commands = []
+    names = []
     for command in commands:
         if not re.search(r"jobs/\w+\.py|\.venv/bin/facevae", command):
             continue
@@ -36,14 +36,14 @@ def test_the_settings_that_are_shown_are_ones_that_the_verbs_take(commands, clus
         if "cluster/with_nodes.py" in words:
             words = options_of(words[words.index("cluster/with_nodes.py") + 1 :]).command
         if ".venv/bin/facevae" in words:
-            command, arguments = words[1], words[2:]
+            name, arguments = words[1], words[2:]
         else:
             script = next(each for each in words if each.startswith("jobs/"))
             assert (REPOSITORY / script).is_file()
-            command, arguments = Path(script).stem, words[words.index(script) + 1 :]
-        parse(command, arguments)
-        commands.append(command)
-    assert sorted(commands) == ["attributes", "shards", "shards", "train", "train"]
+            name, arguments = Path(script).stem, words[words.index(script) + 1 :]
+        parse(name, arguments)
+        names.append(name)
+    assert sorted(names) == ["attributes", "shards", "shards", "train", "train"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Serve, which the import loads

@@ -141,7 +141,7 @@ def test_clipping_scales_the_gradient_to_the_norm():
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_a_restored_trainee_takes_the_same_step_bit_for_bit(ema_decay):
+def test_a_restored_trainer_takes_the_same_step_bit_for_bit(ema_decay):
     first = trainer(ema_decay=ema_decay)
     for step in (1, 2):
         first(faces(8), step)

@@ -18,7 +18,7 @@ from facevae.config import (
     TrainingConfig,
 )
 
-RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 SECTIONS = [
     value
     for value in vars(config).values()
