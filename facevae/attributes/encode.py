@@ -65,8 +65,7 @@ def plan_encoders(config: EncodingConfig, nodes: Sequence[Node]) -> EncoderPlan:
     gpu_nodes, data_nodes = in_pool(nodes, "gpu"), in_pool(nodes, "data")
     gpu_labels, data_labels = pool_labels(nodes, "gpu"), pool_labels(nodes, "data")
     gpus, cpus = sum(int(node.gpus) for node in gpu_nodes), sum(node.cpus for node in data_nodes)
-    use_gpu = config.gpu == "yes" or (config.gpu == "auto" and gpus > 0)
-    if use_gpu:
+    if config.gpu == "yes" or (config.gpu == "auto" and gpus > 0):
         actors = config.actors or max(1, sum(int(n.gpus) for n in gpu_nodes if n.is_here))
         if gpus < actors:
             raise TooSmallError(
@@ -79,8 +78,7 @@ def plan_encoders(config: EncodingConfig, nodes: Sequence[Node]) -> EncoderPlan:
     cpus_here = sum(node.cpus for node in data_nodes if node.is_here)
     actors = config.actors or max(1, int(cpus_here))
     share = min(1.0, 0.75 * (cpus if config.actors else cpus_here or cpus) / actors)
-    # Ray counts CPUs in ten-thousandths.
-    if share < 0.01:
+    if share < 0.01:  # Ray counts CPUs in ten-thousandths
         raise TooSmallError(
             f"{actors} encoder actors on {cpus:g} CPUs are too many: lower encoding.actors"
         )

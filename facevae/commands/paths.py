@@ -16,11 +16,13 @@ def paths_of(config: ShardsConfig | TrainConfig | AttributesConfig) -> dict[str,
     """What a command reads and writes on all machines, by its option; none: nothing."""
     paths: dict[str, str | None] = {}
     for name in ("output", "shards", "images"):
-        place = getattr(config, name, None)
-        paths[f"--{name}"] = storage.absolute(place) if place else None
+        path = getattr(config, name, None)
+        paths[f"--{name}"] = storage.absolute(path) if path else None
     if isinstance(config, TrainConfig):
         paths["--loss.weights"] = str(config.loss.own_weights) if config.loss.own_weights else None
-        paths["--tracking.uri"] = _sqlite_file(store_uri(config.tracking, config.output))
+        store = store_uri(config.tracking, config.output)
+        file = store.removeprefix("sqlite:///")
+        paths["--tracking.uri"] = None if file == store else file
     return paths
 
 
@@ -32,25 +34,19 @@ def check_paths(paths: Mapping[str, str | None], machines: int) -> None:
         machines: nodes of the cluster.
 
     Raises:
-        UserError: a place is on one machine's own disk, or in a folder that Ray deletes.
+        UserError: a path is on one machine's own disk, or in a folder that Ray deletes.
     """
-    for option, place in paths.items():
-        if place is None or not storage.is_local(place):
+    for option, path in paths.items():
+        if path is None or not storage.is_local(path):
             continue
-        if UPLOADS in Path(place).parts:
+        if UPLOADS in Path(path).parts:
             raise UserError(
-                f"{option} {place} lies in the job's uploaded files, which Ray deletes: give an "
+                f"{option} {path} lies in the job's uploaded files, which Ray deletes: give an "
                 "absolute path or a URI such as s3://bucket/folder"
             )
-        if machines > 1 and not storage.shared_by_machines(place):
+        if machines > 1 and not storage.shared_by_machines(path):
             raise UserError(
-                f"{option} {place} is on one machine's own disk "
-                f"({storage.file_system_type(place)}), and the cluster has {machines} nodes: give "
+                f"{option} {path} is on one machine's own disk "
+                f"({storage.file_system_type(path)}), and the cluster has {machines} nodes: give "
                 "a path on a network file system, or s3://, gs:// or hf:// where a URI may be"
             )
-
-
-def _sqlite_file(store: str) -> str | None:
-    """The file of an SQLite tracking store; none: the store is a server."""
-    path = store.removeprefix("sqlite:///")
-    return None if path == store else path

@@ -7,7 +7,7 @@ for them.
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from facevae.commands.estimate import (
     Data,
@@ -20,10 +20,8 @@ from facevae.commands.estimate import (
 from facevae.commands.paths import check_paths, paths_of
 from facevae.config import (
     AttributesConfig,
-    BenchmarkConfig,
-    EditConfig,
+    EditingConfig,
     ModelConfig,
-    QuickstartConfig,
     ShardsConfig,
     Split,
     TrainConfig,
@@ -40,6 +38,7 @@ from facevae.runs import storage
 from facevae.tracking import model_folder
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+T = TypeVar("T")
 
 
 def dry_run(command: str, config: Any) -> list[str]:
@@ -69,113 +68,68 @@ def describe_plan(
     Raises:
         UserError: something does not fit; says what to change.
     """
-    plans: dict[str, Callable[[Any, Sequence[Node], bool], list[str]]] = {
-        "shards": _shards_plan,
-        "train": _train_plan,
-        "attributes": _attributes_plan,
-        "edit": _edit_plan,
-        "quickstart": _quickstart_plan,
-        "benchmark": _benchmark_plan,
-    }
-    if is_cluster and command != "edit":
+    lines = node_lines(nodes)
+    if command == "edit":
+        return [*lines, _edit_line(config.editing)]
+    if is_cluster:
         check_paths(paths_of(config), len(nodes))
-    return [*node_lines(nodes), *plans[command](config, nodes, is_cluster)]
+        if isinstance(config, TrainConfig) and config.loss.reconstruction == "perceptual":
+            check_perceptual_network(config.loss)
+    if command == "benchmark":
+        from facevae.commands.benchmark import plan_lines  # no other plan waits for its imports
 
-
-# --- one function per command --------------------------------------------------------------------
-
-
-def _shards_plan(config: ShardsConfig, nodes: Sequence[Node], is_cluster: bool) -> list[str]:
-    data = _source_data(config, is_cluster)
-    return [*data_lines("faces to store", data), *shards_lines(data, config, nodes)]
-
-
-def _train_plan(config: TrainConfig, nodes: Sequence[Node], is_cluster: bool) -> list[str]:
-    if config.loss.reconstruction == "perceptual" and is_cluster:
-        check_perceptual_network(config.loss)
-    data = _training_data(config, is_cluster)
-    lines = data_lines("images", data)
-    if config.shards is None:
+        return lines + plan_lines(config, nodes)
+    data = _known(lambda: _read_data(config), is_cluster)
+    if data is None:
+        data = Data(getattr(config, "sharding", ShardsConfig().sharding).image_size)
+    lines += data_lines("faces to store" if command == "shards" else "images", data)
+    if getattr(config, "shards", None) is None:
         lines += shards_lines(data, config, nodes)
-    return lines + train_lines(data, config, nodes)
+    if isinstance(config, TrainConfig):
+        lines += train_lines(data, config, nodes)
+    if command == "attributes":
+        model = _known(lambda: _read_model(config, is_cluster), is_cluster)
+        lines += encode_lines(data, config.encoding, model, nodes)
+    if command == "quickstart":
+        lines += encode_lines(data, config.encoding, config.model, nodes)
+        lines.append(_edit_line(config.editing))
+    return lines
 
 
-def _attributes_plan(
-    config: AttributesConfig, nodes: Sequence[Node], is_cluster: bool
-) -> list[str]:
-    data = _stored_data(config.shards, ShardsConfig().sharding.image_size, is_cluster)
-    model = _known_model(config, is_cluster)
-    return [*data_lines("images", data), *encode_lines(data, config.encoding, model, nodes)]
-
-
-def _edit_plan(config: EditConfig, nodes: Sequence[Node], is_cluster: bool) -> list[str]:
-    editing = config.editing
+def _edit_line(editing: EditingConfig) -> str:
     faces = len(editing.image_ids or ()) or editing.faces
-    return [
+    return (
         f"edit: {faces} faces at {len(editing.strengths)} strengths, in this process on its CPU; "
         "takes nothing of a cluster"
-    ]
+    )
 
 
-def _benchmark_plan(config: BenchmarkConfig, nodes: Sequence[Node], is_cluster: bool) -> list[str]:
-    from facevae.commands.benchmark import plan_lines  # no other plan waits for its imports
-
-    return plan_lines(config, nodes)
-
-
-def _quickstart_plan(
-    config: QuickstartConfig, nodes: Sequence[Node], is_cluster: bool
-) -> list[str]:
-    edit = EditConfig(model="", vectors="", editing=config.editing)
-    data = _training_data(config, is_cluster)
-    return [
-        *_train_plan(config, nodes, is_cluster),
-        *encode_lines(data, config.encoding, config.model, nodes),
-        *_edit_plan(edit, nodes, is_cluster),
-    ]
-
-
-# --- what is known before ------------------------------------------------------------------------
-
-
-def _training_data(config: TrainConfig, is_cluster: bool) -> Data:
-    if config.shards is None:
-        return _source_data(config, is_cluster)
-    return _stored_data(config.shards, config.sharding.image_size, is_cluster)
-
-
-def _source_data(config: ShardsConfig | TrainConfig, is_cluster: bool) -> Data:
-    size, per_shard = config.sharding.image_size, config.sharding.images_per_shard
+def _known(read: Callable[[], T], is_cluster: bool) -> T | None:
+    """What a function reads; none where it cannot, and the command would run elsewhere."""
     try:
-        splits = make_source(config, config.sharding).splits
-    except (UserError, OSError):
-        if is_cluster:
-            raise
-        return Data(size, None, None)
-    counts = Counter(splits)
-    shards = len(plan_shards(splits, per_shard))
-    return Data(size, {split: counts[split] for split in SPLITS}, shards)
-
-
-def _stored_data(folder: str, image_size: int, is_cluster: bool) -> Data:
-    try:
-        manifest = read_manifest(storage.absolute(folder))
-    except (UserError, OSError):
-        if is_cluster:
-            raise
-        return Data(image_size, None, None)
-    images = {split: manifest.rows(split) for split in SPLITS}
-    return Data(manifest.image_size, images, len(manifest.shards))
-
-
-def _known_model(config: AttributesConfig, is_cluster: bool) -> ModelConfig | None:
-    has_store = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if config.model.startswith(("runs:/", "models:/")) and not (is_cluster and has_store):
-        return None  # MLflow would make a store in the output folder
-    try:
-        with model_folder(config.model, config.tracking, storage.absolute(config.output)) as path:
-            return read_card(path).model
+        return read()
     except (UserError, OSError):
         if is_cluster:
             raise
         return None
+
+
+def _read_data(config: ShardsConfig | TrainConfig | AttributesConfig) -> Data:
+    """The images of a command: those of its shards, or those that it would make shards of."""
+    if not isinstance(config, ShardsConfig) and config.shards is not None:
+        manifest = read_manifest(storage.absolute(config.shards))
+        images = {split: manifest.rows(split) for split in SPLITS}
+        return Data(manifest.image_size, images, len(manifest.shards))
+    assert not isinstance(config, AttributesConfig)
+    splits = make_source(config, config.sharding).splits
+    counts = Counter(splits)
+    shards = len(plan_shards(splits, config.sharding.images_per_shard))
+    return Data(config.sharding.image_size, {split: counts[split] for split in SPLITS}, shards)
+
+
+def _read_model(config: AttributesConfig, is_cluster: bool) -> ModelConfig | None:
+    has_store = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if config.model.startswith(("runs:/", "models:/")) and not (is_cluster and has_store):
+        return None  # MLflow would make a store in the output folder
+    with model_folder(config.model, config.tracking, storage.absolute(config.output)) as path:
+        return read_card(path).model

@@ -129,9 +129,8 @@ def node_groups() -> list[NodeGroup]:
     if not file.is_file():
         return []
     config = yaml.safe_load(file.read_text("utf-8"))
-    types = dict(config.get("available_node_types", {}))
-    types.pop(config.get("head_node_type"), None)
-    return _groups_of_types(types)
+    types = config.get("available_node_types", {})
+    return [group for group in _groups(types) if group.name != config.get("head_node_type")]
 
 
 def declared_groups() -> list[NodeGroup] | None:
@@ -144,7 +143,7 @@ def declared_groups() -> list[NodeGroup] | None:
     if not given:
         return None
     try:
-        return _groups_of_types(json.loads(given))
+        return _groups(json.loads(given))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{GROUPS_VARIABLE} is not of the form "
@@ -153,7 +152,7 @@ def declared_groups() -> list[NodeGroup] | None:
         ) from error
 
 
-def _groups_of_types(types: Mapping[str, Any]) -> list[NodeGroup]:
+def _groups(types: Mapping[str, Any]) -> list[NodeGroup]:
     return [
         NodeGroup(name, each.get("resources", {}), int(each.get("max_workers", 0)))
         for name, each in types.items()

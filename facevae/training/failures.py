@@ -53,17 +53,14 @@ def ending_at_repeated_errors(coordinator: Any, rank: int) -> Iterator[None]:
         yield
     except Exception as error:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        if _lasting_mistake(error) is None and not _is_of_a_connection(cause):
+        # Another worker or a store may have gone, as far as this one can see.
+        kinds = (OSError, UnreachableError, dist.DistError, ray.exceptions.RayError)
+        is_connection = isinstance(cause, kinds) or "gloo" in str(cause)
+        if not is_connection and _lasting_mistake(error) is None:
             reason = f"{type(cause).__name__}: {cause}"
             if ray.get(coordinator.fail.remote(rank, reason)) >= SAME_ERRORS:
                 raise RepeatedError(f"{SAME_ERRORS} times at the same step, {reason}") from error
         raise
-
-
-def _is_of_a_connection(error: Exception) -> bool:
-    """Whether another worker or a store may have gone, as far as this one can see."""
-    kinds = (OSError, UnreachableError, dist.DistError, ray.exceptions.RayError)
-    return isinstance(error, kinds) or "gloo" in str(error)
 
 
 class StopAtMistakes(ray.train.UserCallback):  # type: ignore[misc]  # ray is not annotated
@@ -75,9 +72,8 @@ class StopAtMistakes(ray.train.UserCallback):  # type: ignore[misc]  # ray is no
         Ray calls it at every look at the workers, as often as they have errors.
         """
         for exception in worker_exceptions.values():
-            if isinstance(exception, RepeatedError):
-                raise exception
-            mistake = _lasting_mistake(exception)
+            is_repeated = isinstance(exception, RepeatedError)
+            mistake = exception if is_repeated else _lasting_mistake(exception)
             if mistake is not None:
                 raise mistake
 
@@ -97,8 +93,8 @@ def _mistake(failure: BaseException | None) -> UserError | None:
         elif isinstance(failure, UserError):
             return type(failure)(str(failure))
         elif isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
-            place = failure.filename or "a file"
-            return UserError(f"cannot write {place}: {storage.WRITE_ERRORS[failure.errno]}")
+            reason = storage.WRITE_ERRORS[failure.errno]
+            return UserError(f"cannot write {failure.filename or 'a file'}: {reason}")
         else:
             failure = failure.__cause__
     return None

@@ -26,6 +26,12 @@ from facevae.training.loop import Metrics
 from facevae.training.worker import train_worker
 
 LOOK_SECONDS = 0.5
+NOTES = {
+    "train/loss": "loss {:.4g}",
+    "validation/loss": "validation {:.4g}",
+    "train/images_per_second": "{:.0f} images/s",
+}
+"""the metrics that are shown beside the bar"""
 STOP_SECONDS = 45.0
 """how long a run that is told to stop waits for its checkpoint; Ray kills it after 60 s"""
 
@@ -113,22 +119,20 @@ def _shown_progress(coordinator: Any, steps: int) -> Iterator[None]:
     finished, seen = threading.Event(), set[str]()
     with progress("train", steps, "steps") as bar:
 
-        def look() -> None:
-            draining = draining_nodes() - seen
-            if draining:
-                seen.update(draining)
-                coordinator.save.remote()
-                log("train: a node has been told to go; a checkpoint is kept now")
-            step, metrics, lines = ray.get(coordinator.read.remote())
-            for line in lines:
-                log(line)
-            if metrics:
-                bar(step, _note(metrics))
-
         def watch() -> None:
-            while not finished.wait(LOOK_SECONDS):
-                look()
-            look()
+            is_last = False
+            while not is_last:
+                is_last = finished.wait(LOOK_SECONDS)
+                draining = draining_nodes() - seen
+                if draining:
+                    seen.update(draining)
+                    coordinator.save.remote()
+                    log("train: a node has been told to go; a checkpoint is kept now")
+                step, metrics, lines = ray.get(coordinator.read.remote())
+                for line in lines:
+                    log(line)
+                if metrics:
+                    bar(step, _note(metrics))
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -140,9 +144,4 @@ def _shown_progress(coordinator: Any, steps: int) -> Iterator[None]:
 
 
 def _note(metrics: Metrics) -> str:
-    parts = [f"loss {metrics['train/loss']:.4g}"] if "train/loss" in metrics else []
-    if "validation/loss" in metrics:
-        parts.append(f"validation {metrics['validation/loss']:.4g}")
-    if "train/images_per_second" in metrics:
-        parts.append(f"{metrics['train/images_per_second']:.0f} images/s")
-    return "  ".join(parts)
+    return "  ".join(form.format(metrics[name]) for name, form in NOTES.items() if name in metrics)

@@ -94,12 +94,7 @@ def encoder_memory(model: ModelConfig, batch_size: int) -> float:
     return weights + (1 + WORK_SPACE) * widest * batch_size
 
 
-def _kept(
-    config: TrainConfig,
-    vae: VAE,
-    stored_size: int,
-    batch_size: int,
-) -> float:
+def _kept(config: TrainConfig, vae: VAE, stored_size: int, batch_size: int) -> float:
     """Bytes that the forward pass keeps for the backward pass, weights aside.
 
     With the pixel loss, which keeps what the perceptual one does: the gradient of the images.

@@ -58,12 +58,8 @@ def keep_and_log_models(
 def _keep_models(config: TrainConfig, folder: Path) -> tuple[list[Metrics], Metrics]:
     """Copy the models out of the last checkpoint and the best one, and draw the curves.
 
-    Args:
-        config: the run's.
-        folder: a local place for the model, beside that in the output folder.
-
-    Returns:
-        The history, and `best_step` if the best is kept.
+    The last one also goes to `folder`, on this machine. Returns the history, and `best_step` if the
+    best is kept.
     """
     checkpoints, last = CheckpointManager(config.output, config.training), config.training.steps
     try:

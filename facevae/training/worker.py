@@ -3,9 +3,9 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import ray
@@ -18,7 +18,7 @@ from torch import nn
 from facevae.config import TrainConfig
 from facevae.data.batches import training_batches
 from facevae.data.order import Share, epoch_plan, spread_images
-from facevae.data.shard_files import Manifest, read_manifest
+from facevae.data.shard_files import read_manifest
 from facevae.errors import UNREADABLE, UserError
 from facevae.models import VAE
 from facevae.models.checkpoint import ModelCard, TrainingState, on_host, save_training
@@ -31,7 +31,6 @@ from facevae.training.failures import ending_at_repeated_errors
 from facevae.training.loop import WORKERS, Metrics, train
 from facevae.training.step import Rank, Trainer
 
-T = TypeVar("T")
 LOOKING_SECONDS = 0.2
 """between two looks at what the driver requests"""
 ENDING_SECONDS = 30.0
@@ -57,26 +56,24 @@ def _train(job: dict[str, Any], rank: Rank) -> None:
     config = TrainConfig.model_validate(job["config"])
     manifest = read_manifest(job["shards"])
     trainer = build_trainer(config, ray.train.torch.get_device(), rank, _parallel)
-    checkpoints = CheckpointManager(config.output, config.training, _remote_log(job["coordinator"]))
+    checkpoints = CheckpointManager(config.output, config.training, job["coordinator"].log.remote)
     state = _restore(trainer, checkpoints)
-    done = state.step if state else 0
-    history = state.history if state else []
-    callbacks = _WorkerCallbacks(trainer, checkpoints, config, manifest, job, history)
-    callbacks.catch_up(done)
-    if done >= config.training.steps:
+    done, history, sums = (state.step, state.history, state.sums) if state else (0, [], [])
+    addresses = _addresses(rank)
+    callbacks = _WorkerCallbacks(trainer, checkpoints, config, manifest.digest, job, history)
+    if rank.rank == 0:
+        callbacks.start(done, addresses)
+    if done < config.training.steps:
+        batch_size = config.training.global_batch_size
+        share = Share(*rank, batch_size, done * batch_size, config.training.steps * batch_size)
+        plan = epoch_plan(manifest, "train", config.training.seed)
+        batches = training_batches(
+            job["shards"], plan, share, trainer.device, job["readers"], job["reader_labels"]
+        )
+        held_out = spread_images(job["shards"], manifest, "val", config.training.validation_images)
+        train(trainer, (batch.pixels for batch in batches), held_out, done + 1, callbacks, sums)
+    if rank.rank == 0:
         callbacks.finish()
-        return
-    callbacks.start(done + 1, _addresses(rank))
-    batch_size = config.training.global_batch_size
-    share = Share(*rank, batch_size, done * batch_size, config.training.steps * batch_size)
-    plan = epoch_plan(manifest, "train", config.training.seed)
-    batches = training_batches(
-        job["shards"], plan, share, trainer.device, job["readers"], job["reader_labels"]
-    )
-    held_out = spread_images(job["shards"], manifest, "val", config.training.validation_images)
-    sums = state.sums if state else []
-    train(trainer, (batch.pixels for batch in batches), held_out, done + 1, callbacks, sums)
-    callbacks.finish()
 
 
 def _addresses(rank: Rank) -> list[str]:
@@ -92,48 +89,27 @@ def _parallel(vae: VAE) -> nn.Module:
     return wrapped
 
 
-def _remote_log(coordinator: Any) -> Callable[[str], None]:
-    """What shows a line to the user at the driver."""
-
-    def log(line: str) -> None:
-        coordinator.log.remote(line)
-
-    return log
-
-
 def _restore(trainer: Trainer, checkpoints: CheckpointManager) -> TrainingState | None:
     """Go back to the newest whole checkpoint, if there is one: the one that rank 0 finds."""
-    state = None
+    state: TrainingState | None = None
+    found: list[Any] = [None, None]  # its step, or the mistake that rank 0 found instead
     if trainer.rank.rank == 0:
-        checkpoints.remove_partial_writes()
-
-    def find() -> int | None:
-        nonlocal state
-        state = checkpoints.newest()
-        return state.step if state else None
-
-    step = _from_first_rank(trainer.rank, find)
+        try:
+            checkpoints.remove_partial_writes()
+            state = checkpoints.newest()
+            found[0] = state and state.step
+        except UserError as error:
+            found[1] = error
+    if dist.is_initialized():
+        dist.broadcast_object_list(found)
+    step, mistake = found
+    if mistake is not None:
+        raise mistake
     if step is None:
         return None
     state = state or checkpoints.load(step)
     trainer.restore(state)
     return state
-
-
-def _from_first_rank(rank: Rank, find: Callable[[], T]) -> T:
-    """What rank 0 finds, on every rank; also the mistake that it finds."""
-    found: list[Any] = [None, None]
-    if rank.rank == 0:
-        try:
-            found[0] = find()
-        except UserError as error:
-            found[1] = error
-    if dist.is_initialized():
-        dist.broadcast_object_list(found)
-    if found[1] is not None:
-        raise found[1]
-    value: T = found[0]
-    return value
 
 
 class _Requests:
@@ -158,78 +134,57 @@ class _Requests:
 
 
 class _WorkerCallbacks:
-    """Writes what the loop tells to MLflow, to the checkpoints and to the driver's progress bar."""
+    """Rank 0 sends what the loop reports to MLflow, the checkpoints and the driver's progress bar.
+
+    On other ranks nothing calls it.
+    """
+
+    _run: Run
+    _requests: _Requests
 
     def __init__(
         self,
         trainer: Trainer,
         checkpoints: CheckpointManager,
         config: TrainConfig,
-        manifest: Manifest,
+        shards_digest: str,
         job: dict[str, Any],
-        history: list[dict[str, float]],
+        history: list[Metrics],
     ) -> None:
-        self._trainer, self._config, self._history = trainer, config, history
-        self._checkpoints = checkpoints
-        self._shards_digest, self._coordinator = manifest.digest, job["coordinator"]
-        self._run_id, self._submission_id = RunId(*job["run"]), job["submission_id"]
-        self._run, self._requests = None, None
-        if trainer.rank.rank == 0:
-            self._requests = _Requests(self._coordinator)
-            self._run = Run(
-                self._run_id,
-                config.tracking,
-                config.output,
-                started=job["started"],
-                log=_remote_log(self._coordinator),
-            )
+        self._trainer, self._checkpoints, self._config = trainer, checkpoints, config
+        self._shards_digest, self._history = shards_digest, history
+        self._job, self._coordinator = job, job["coordinator"]
 
-    def catch_up(self, done: int) -> None:
-        """Deliver what an earlier try up to a step has made and the store lacks, and only that."""
-        if self._run is None:
-            return
+    def start(self, done: int, addresses: list[str]) -> None:
+        """Attach to the driver and to the run, and deliver what it lacks of the steps done."""
+        self._requests = _Requests(self._coordinator)
+        self._run = Run(
+            RunId(*self._job["run"]),
+            self._config.tracking,
+            self._config.output,
+            started=self._job["started"],
+            log=self._coordinator.log.remote,
+        )
         for row in self._history:
             metrics = dict(row)
             self._run.metrics(int(metrics.pop("step")), metrics)
         every, last = self._config.training.grid_every, self._config.training.steps
-        for step in [*range(every, done + 1, every), *[last][: done >= last and last % every]]:
-            self._run.image("reconstructions", step, self._stored_grid(step))
-
-    def _stored_grid(self, step: int) -> Callable[[], np.ndarray | None]:
-        def read() -> np.ndarray | None:
-            try:
-                return grids.read_png(self._grid(step))
-            except UserError:
-                raise
-            except UNREADABLE as error:  # a picture is no reason to stop, nor to keep all else back
-                reason = " ".join(str(error).split())
+        for step in range(1, done + 1):
+            if step % every == 0 or step == last:
+                self._run.image("reconstructions", step, partial(self._stored_grid, step))
+        if done < last:
+            self._run.tags({NODES_TAG: ", ".join(addresses)})
+            self._run.mark_start(done + 1)
+            now = float(len(addresses))
+            before = next((row[WORKERS] for row in reversed(self._history) if WORKERS in row), now)
+            if now != before:
                 self._coordinator.log.remote(
-                    f"warning: the grid of step {step} is damaged ({reason})"
+                    f"train: workers {before:.0f} -> {now:.0f} from step {done + 1} on; the global "
+                    "batch and the learning rate stay"
                 )
-                return None
-
-        return read
-
-    def _grid(self, step: int) -> str:
-        return storage.join(self._config.output, "grids", f"step_{step:06d}.png")
-
-    def start(self, step: int, addresses: list[str]) -> None:
-        """Tell where the ranks are, and from which step on another number of them trains."""
-        if self._run is None:
-            return
-        self._run.tags({NODES_TAG: ", ".join(addresses)})
-        self._run.mark_start(step)
-        now = float(self._trainer.rank.world_size)
-        before = next((row[WORKERS] for row in reversed(self._history) if WORKERS in row), now)
-        if now != before:
-            self._coordinator.log.remote(
-                f"train: workers {before:.0f} -> {now:.0f} from step {step} on; the global batch "
-                "and the learning rate stay"
-            )
 
     def log(self, step: int, metrics: Metrics) -> None:
-        if self._run is not None:
-            self._run.metrics(step, metrics)
+        self._run.metrics(step, metrics)
         self._history.append({"step": step, **metrics})
         self._coordinator.show.remote(step, metrics)
 
@@ -239,25 +194,37 @@ class _WorkerCallbacks:
             grids.save_png(grid, self._grid(step))
         except (UserError, OSError) as error:  # a picture is no reason to stop
             self._coordinator.log.remote(f"warning: the grid of step {step} is missing ({error})")
-        if self._run is not None:
-            # From the file when its turn comes, since many may have to wait for the server.
-            self._run.image("reconstructions", step, self._stored_grid(step))
+        # From the file when its turn comes, since many may have to wait for the server.
+        self._run.image("reconstructions", step, partial(self._stored_grid, step))
+
+    def _grid(self, step: int) -> str:
+        return storage.join(self._config.output, "grids", f"step_{step:06d}.png")
+
+    def _stored_grid(self, step: int) -> np.ndarray | None:
+        try:
+            return grids.read_png(self._grid(step))
+        except UserError:
+            raise
+        except UNREADABLE as error:  # a picture is no reason to stop, nor to keep all else back
+            reason = " ".join(str(error).split())
+            self._coordinator.log.remote(f"warning: the grid of step {step} is damaged ({reason})")
+            return None
 
     def wants_checkpoint(self) -> bool:
         self._checkpoints.check()
-        return self._requests is not None and self._requests.take_save_request()
+        return self._requests.take_save_request()
 
     def save(self, step: int, sums: list[list[float]]) -> None:
         # A copy, for the next steps go on while it is written.
         state = on_host(self._trainer.state(step, [*self._history], sums))
-        card = ModelCard(self._config.model, step, self._shards_digest, self._run_id.run_id)
-        config = self._config.model_dump(mode="json")
+        card = ModelCard(self._config.model, step, self._shards_digest, self._run.id.run_id)
+        config, submission_id = self._config.model_dump(mode="json"), self._job["submission_id"]
 
         def write(folder: Path) -> None:
-            save_training(folder, state, card, config, self._submission_id)
+            save_training(folder, state, card, config, submission_id)
 
         self._checkpoints.save(step, state.history, write)
-        if self._requests is not None and self._requests.stop:
+        if self._requests.stop:
             self._checkpoints.finish()
             ray.get(self._coordinator.stopped.remote(step))
             time.sleep(ENDING_SECONDS)
@@ -266,8 +233,6 @@ class _WorkerCallbacks:
     def finish(self) -> None:
         """Wait until all has arrived; the driver is told if not, for the training is done."""
         self._checkpoints.finish()
-        if self._run is None:
-            return
         try:
             self._run.flush()
         except UserError as error:

@@ -1,4 +1,4 @@
-"""Places that the cluster's machines cannot see are refused before anything starts."""
+"""Paths that the cluster's machines cannot see are refused before anything starts."""
 
 import pytest
 
@@ -21,10 +21,10 @@ def disk(monkeypatch):
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "overlay", "tmpfs", "unknown"])
 def test_one_machines_own_disk_is_refused_on_several_nodes(disk, kind):
     disk(kind)
-    places = {"--shards": "s3://bucket/faces", "--output": "/data/run"}
+    paths = {"--shards": "s3://bucket/faces", "--output": "/data/run"}
     with pytest.raises(UserError, match=rf"--output /data/run .*\({kind}\).*3 nodes.*s3://"):
-        check_paths(places, 3)
-    check_paths(places, 1)
+        check_paths(paths, 3)
+    check_paths(paths, 1)
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "lustre", "fuse.s3fs", "ceph", "gpfs"])
@@ -33,10 +33,10 @@ def test_network_file_systems_and_object_stores_are_seen_by_all(disk, kind):
     check_paths({"--output": "/data/run", "--shards": "gs://bucket/x", "--images": None}, 3)
 
 
-def test_the_uploaded_files_of_a_job_are_no_place_for_results():
-    place = "/tmp/ray/session/runtime_resources/working_dir_files/_ray_pkg_1/runs/train"
+def test_results_do_not_go_into_the_uploaded_files_of_a_job():
+    path = "/tmp/ray/session/runtime_resources/working_dir_files/_ray_pkg_1/runs/train"
     with pytest.raises(UserError, match=r"--output .* which Ray deletes"):
-        check_paths({"--output": place}, 1)
+        check_paths({"--output": path}, 1)
 
 
 def test_the_file_system_of_a_path_is_that_of_its_deepest_mount(tmp_path):
@@ -44,7 +44,7 @@ def test_the_file_system_of_a_path_is_that_of_its_deepest_mount(tmp_path):
     assert storage.file_system_type(str(tmp_path / "not" / "yet")) != "unknown"
 
 
-def test_the_places_of_training_are_all_that_its_workers_read_and_write(tmp_path, monkeypatch):
+def test_the_paths_of_training_are_all_that_its_workers_read_and_write(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["--output", "run", "--images", "faces", "--attributes", "labels.txt",
              "--loss.network", "inception_resnet_v1", "--loss.layers", "[Conv2d_1a_3x3]",
@@ -58,6 +58,6 @@ def test_the_places_of_training_are_all_that_its_workers_read_and_write(tmp_path
         "--tracking.uri": f"{here}/run/mlflow.db",
     }
     words = ["--shards", "s3://b/faces", "--tracking.uri", "http://mlflow:5000"]
-    places = paths_of(parse("train", words))
-    assert (places["--shards"], places["--tracking.uri"]) == ("s3://b/faces", None)
-    assert places["--loss.weights"] is None
+    paths = paths_of(parse("train", words))
+    assert (paths["--shards"], paths["--tracking.uri"]) == ("s3://b/faces", None)
+    assert paths["--loss.weights"] is None

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 
 from facevae.errors import UserError
-from facevae.ray_cluster import nodes
 from facevae.ray_cluster.nodes import (
     GROUP_LABEL,
     MANY,
@@ -90,7 +89,7 @@ def no_groups(monkeypatch, tmp_path):
     monkeypatch.delenv("FACEVAE_NODE_GROUPS", raising=False)
     state = SimpleNamespace(get_cluster_config=lambda: None)
     monkeypatch.setattr(ray._private.state, "state", state)
-    monkeypatch.setattr(nodes, "BOOTSTRAP_FILE", tmp_path / "bootstrap.yaml")
+    monkeypatch.setattr("facevae.ray_cluster.nodes.BOOTSTRAP_FILE", tmp_path / "bootstrap.yaml")
     return SimpleNamespace(state=state, file=tmp_path / "bootstrap.yaml", env=monkeypatch.setenv)
 
 

@@ -21,8 +21,8 @@ def callbacks(tmp_path) -> _WorkerCallbacks:
 
 def test_a_stored_grid_is_sent(callbacks):
     save_png(GRID, callbacks._grid(10))
-    np.testing.assert_array_equal(callbacks._stored_grid(10)(), GRID)
-    assert callbacks._stored_grid(20)() is None
+    np.testing.assert_array_equal(callbacks._stored_grid(10), GRID)
+    assert callbacks._stored_grid(20) is None
     callbacks._coordinator.log.remote.assert_not_called()
 
 
@@ -31,6 +31,6 @@ def test_a_damaged_grid_is_left_out_with_a_word(callbacks, tmp_path, length):
     save_png(GRID, callbacks._grid(10))
     file = tmp_path / "grids" / "step_000010.png"
     file.write_bytes(file.read_bytes()[:length])
-    assert callbacks._stored_grid(10)() is None
+    assert callbacks._stored_grid(10) is None
     (line,) = callbacks._coordinator.log.remote.call_args.args
     assert line.startswith("warning: the grid of step 10 is damaged (")
