@@ -137,7 +137,7 @@ class EncodeShard:
         fold_batch_norms(vae)
         self._vae = vae.to(device).to(memory_format=torch.channels_last)
         self._folder, self._output, self._config = folder, output, config
-        self._class_scatter, self._attempts = class_scatter, Attempts(output, config.tries)
+        self._class_scatter, self._attempts = class_scatter, Attempts(output, config.attempts)
 
     def __call__(self, batch: Row) -> Row:
         """Encode one shard and write what it leaves; an error becomes a row."""
@@ -223,7 +223,7 @@ def encode_shards(
                     bar(done)
             return failed
 
-        run_with_retries(Attempts(output, config.tries), todo, run, LOST_PROCESS)
+        run_with_retries(Attempts(output, config.attempts), todo, run, LOST_PROCESS)
     images = sum(shard.rows for shard in manifest.shards if shard.name in begun)
     return Encoded(_statistics(output, manifest), images)
 
@@ -253,7 +253,7 @@ def _tasks(
     pool = ray.data.ActorPoolStrategy(size=min(plan.actors, len(todo)))
     if plan.use_gpu:
         dataset = dataset.map_batches(
-            ReadShard(folder, Attempts(output, config.tries)),
+            ReadShard(folder, Attempts(output, config.attempts)),
             batch_size=1,
             label_selector=plan.reader_labels or None,
         )

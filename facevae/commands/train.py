@@ -30,7 +30,7 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "tracking": True,
     "scaling": True,
     "training": {"checkpoints_kept", "keep_best", "failed_checkpoints_allowed"},
-    "sharding": {"max_bad_fraction", "tries"},
+    "sharding": {"max_bad_fraction", "attempts"},
 }
 """settings that may change when a run goes on, since the result does not depend on them"""
 

@@ -23,7 +23,8 @@ from facevae.config.commands import (
     TrainConfig,
 )
 from facevae.config.data import CropBox, LabelEncoding, ShardingConfig, SyntheticConfig
-from facevae.config.latents import EditingConfig, EncodingConfig
+from facevae.config.editing import EditingConfig
+from facevae.config.encoding import EncodingConfig
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import (
     PRETRAINED,

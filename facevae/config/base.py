@@ -1,8 +1,8 @@
 """What all settings share: frozen models, and types that several of them use."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ModelName = Literal["dfc_vae", "dfc_vae_resnet", "dfc_vae_large", "dfc_vae_large_v2"]
 Split = Literal["train", "val", "test"]
@@ -14,10 +14,12 @@ AUTO = (
 )
 """what that precision means, wherever it is a setting"""
 HELD_OUT_SPLITS: tuple[Split, ...] = ("val", "test")
-Tries = Annotated[int, Field(ge=1)]
-TRIES = (
-    "how often a shard is tried that raises an error or whose process dies; the job finishes the "
-    "others, and fails with the name of this one"
+OLD_NAMES = {"attempts": "tries"}
+"""aliases of settings that were renamed, for files and command lines that have the old name"""
+Attempts = Annotated[int, Field(ge=1)]
+ATTEMPTS = (
+    "how often a shard is attempted that raises an error or whose process dies; the job finishes "
+    "the others, and fails with the name of this one"
 )
 """what that setting means, for every command that has it"""
 READ_CPUS = 0.25
@@ -28,3 +30,11 @@ class Settings(BaseModel):
     """Immutable settings; an unknown key is an error, and so is a number that is not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, values: Any) -> Any:
+        for name, old in OLD_NAMES.items():
+            if name in cls.model_fields and isinstance(values, dict) and old in values:
+                values = {name: values[old]} | {k: v for k, v in values.items() if k != old}
+        return values

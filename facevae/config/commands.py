@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from facevae.config.base import AUTO, ModelName, Precision, Settings
 from facevae.config.data import ShardingConfig, SyntheticConfig
-from facevae.config.latents import EditingConfig, EncodingConfig
+from facevae.config.editing import EditingConfig
+from facevae.config.encoding import EncodingConfig
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import LossConfig, ModelConfig, ScalingConfig, TrainingConfig
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from facevae.config.base import TRIES, Settings, Tries
+from facevae.config.base import ATTEMPTS, Attempts, Settings
 
 LabelEncoding = Literal["auto", "signed", "binary"]
 CropBox = tuple[int, int, int, int]
@@ -40,7 +40,7 @@ class ShardingConfig(Settings):
     max_bad_fraction: Fraction = Field(
         0.01, description="fail if more than this share of the faces had to be quarantined"
     )
-    tries: Tries = Field(3, description=TRIES)
+    attempts: Attempts = Field(3, description=ATTEMPTS)
 
     @model_validator(mode="after")
     def _box_not_empty(self) -> "ShardingConfig":

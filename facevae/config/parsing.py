@@ -1,15 +1,29 @@
-"""Settings from a YAML file and the command line; what is wrong with them is one plain line."""
+"""Settings from YAML files and the command line; what is wrong with them is one plain line."""
 
+import argparse
 import difflib
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from facevae.config.base import Settings
+import yaml
+from pydantic import ValidationError
+
+from facevae.config.base import OLD_NAMES, Settings
 from facevae.errors import UserError
 
 DRY_RUN = ("--dry_run", "--dry-run")
+MAX_SETTINGS_LENGTH, MAX_DEPTH = 100_000, 20
+
+
+class _Loader(yaml.BaseLoader):
+    """YAML whose values are texts or null; pydantic makes of them what a setting takes."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^(null|~|)$"), ["n", "~", ""])
+_Loader.add_constructor("tag:yaml.org,2002:null", lambda *_: None)
 
 
 def parse_config(
@@ -25,106 +39,139 @@ def parse_config(
 
     Raises:
         UserError: an unknown key, or a value out of range; names the nearest valid one.
+        SystemExit: help or the settings were asked for, and are printed.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
-    from pydantic import ValidationError
+    schemas = dict(_schemas(model))
+    options = _read_options(schemas, command, purpose, arguments)
+    is_printed = options.pop("print_config")
+    values: dict[str, Any] = {}
+    for name in options.pop("config"):
+        _merge(values, _read_file(name))
+    for key, text in options.items():
+        value = _option_value(text)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        _merge(values, value)
+    required = [name for name, field in model.model_fields.items() if field.is_required()]
+    missing = [name for name in required if name not in values]
+    if missing and not is_printed:
+        raise UserError("missing " + " and ".join(f"--{name}" for name in missing))
+    try:
+        settings = model.model_validate(values | dict.fromkeys(missing, ""))
+    except ValidationError as error:
+        problems = dict(_problem(each, schemas) for each in reversed(error.errors()))
+        raise UserError("; ".join(reversed(problems.values()))) from error
+    if is_printed:
+        values = settings.model_dump(mode="json") | dict.fromkeys(missing)
+        print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
+        raise SystemExit(0)
+    return settings
 
-    parser = ArgumentParser(
+
+def _schemas(model: type[Settings], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON schemas of all settings by dotted name, each group's before those of its members."""
+    properties = model.model_json_schema()["properties"]
+    for name, field in model.model_fields.items():
+        key, group = prefix + name, field.annotation
+        if isinstance(group, type) and issubclass(group, Settings):
+            what = field.description or (group.__doc__ or "").splitlines()[0]
+            yield key, {"type": "object", "description": what}
+            yield from _schemas(group, f"{key}.")
+        else:
+            yield key, properties[name]
+
+
+def _read_options(
+    schemas: Mapping[str, Any], command: str, purpose: str, arguments: Sequence[str]
+) -> dict[str, Any]:
+    """The values of the options that are given, and those of `config` and `print_config`."""
+    parser = argparse.ArgumentParser(
         usage=f"facevae {command} [--config FILE.yaml] [--KEY VALUE ...] [--dry_run]",
         description=purpose,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
         exit_on_error=False,
     )
-    parser.add_argument("--config", action="config", help="YAML file of settings")
-    parser.add_class_arguments(model)
-    _check_options(arguments, set(_keys(model)))
+    add = parser.add_argument
+    add("--config", metavar="FILE.yaml", action="append", default=[], help="file of settings")
+    add("--print_config", action="store_true", default=False, help="print the settings as YAML")
+    groups: dict[str, Any] = {"": parser}
+    for key, schema in schemas.items():
+        group, dot, name = key.rpartition(".")
+        if schema.get("type") == "object":
+            groups[key] = parser.add_argument_group(key, schema["description"])
+            continue
+        names = [name, OLD_NAMES[name]] if name in OLD_NAMES else [name]
+        default = json.dumps(schema["default"]) if "default" in schema else "none, it is required"
+        facts = f"{schema['description']} ({_expected(schema)}; default: {default})"
+        groups[group].add_argument(
+            *(f"--{group}{dot}{each}" for each in names),
+            dest=key,
+            metavar="VALUE",
+            help=facts.replace("%", "%%"),
+        )
     try:
-        values = parser.parse_args(_files_first(arguments)).as_dict()
-        values.pop("config")
-        return model.model_validate(values)
-    except ArgumentError as error:
-        raise UserError(_one_line(str(error), set(_keys(model)))) from error
-    except ValidationError as error:
-        raise UserError("; ".join(_problem(each) for each in error.errors())) from error
+        options, others = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error).removeprefix("argument ")) from error
+    for option in (word.partition("=")[0] for word in others):
+        known = [*DRY_RUN, *(f"--{key}" for key in (*schemas, "config", "print_config", "help"))]
+        raise UserError(f"unknown option {option}{nearest(option, known)}")
+    return vars(options)
 
 
-def _keys(model: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted names of all settings."""
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        if hasattr(field.annotation, "model_fields"):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
+def _option_value(text: str) -> Any:
+    """The value of an option: a list as in YAML, else the text as it is, or null."""
+    return _read_yaml(text, text) if text.startswith("[") else None if text == "null" else text
 
 
-def _files_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the files of settings in front, so that options beat them."""
-    files, options = [], []
-    words = iter(arguments)
-    for word in words:
-        option, equals, value = word.partition("=")
-        if option == "--config":
-            file = value if equals else next(words, "")
-            _check_file(file)
-            files.append(f"--config={file}")
-        else:
-            options.append(word)
-    return files + options
-
-
-MAX_SETTINGS_BYTES, MAX_DEPTH = 100_000, 20
-
-
-def _check_file(name: str) -> None:
-    import yaml
-
-    if not name or name.startswith("--"):
-        raise UserError("--config needs the name of a YAML file after it")
+def _read_file(name: str) -> Any:
+    """The settings in a YAML file."""
     try:
-        content = Path(name).read_bytes()
-        if len(content) > MAX_SETTINGS_BYTES:
-            raise UserError(
-                f"{name} has {len(content)} bytes, settings have {MAX_SETTINGS_BYTES} at most: is "
-                "it the right file?"
-            )
-        text = content.decode("utf-8")
-        _check_structure(name, text)
-        value = yaml.safe_load(text)
+        value = _read_yaml(name, Path(name).read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"no such file of settings: {name}") from error
-    except UserError:
-        raise
-    # A date that is none, and a number too long, are plain ValueErrors.
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split()).replace('in "<unicode string>", ', "at ")
-        raise UserError(f"{name} cannot be read as YAML: {reason}") from error
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{name} cannot be read as YAML: {error}") from error
     if not isinstance(value, dict):
+        found = repr(value)[:40]
+        raise UserError(f"{name} holds no settings: expected lines 'key: value', found {found}")
+    return value
+
+
+def _read_yaml(where: str, text: str) -> Any:
+    """The value of a YAML text.
+
+    What makes a small text a huge value is refused: references, which multiply, and deep nesting.
+    """
+    if len(text) > MAX_SETTINGS_LENGTH:
         raise UserError(
-            f"{name} holds no settings: expected lines 'key: value', found {repr(value)[:40]}"
+            f"{where} has {len(text)} characters, settings have {MAX_SETTINGS_LENGTH} at most: is "
+            "it the right file?"
         )
-
-
-def _check_structure(name: str, text: str) -> None:
-    """Refuse what makes a small file a huge value: references, which multiply, and deep nesting."""
-    import yaml
-
     depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        line = event.start_mark.line + 1 if event.start_mark else 1
-        if isinstance(event, yaml.AliasEvent):
-            raise UserError(
-                f"{name}, line {line}: settings cannot refer to others by '*': repeat them"
-            )
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise UserError(f"{name}, line {line}: settings are nested too deep")
+    try:
+        for event in yaml.parse(text, _Loader):
+            place = f"{where}, line {event.start_mark.line + 1 if event.start_mark else 1}"
+            if isinstance(event, yaml.AliasEvent):
+                raise UserError(f"{place}: settings cannot refer to others by '*': repeat them")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise UserError(f"{place}: settings are nested too deep")
+        return yaml.load(text, _Loader)  # noqa: S506  (it makes nothing but texts)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split()).replace('in "<unicode string>", ', "at ")
+        raise UserError(f"{where} cannot be read as YAML: {reason}") from error
 
 
-def _check_options(arguments: Sequence[str], keys: set[str]) -> None:
-    for word in arguments:
-        option = word.partition("=")[0]
-        known = {f"--{key}" for key in keys} | {"--config", "--print_config", "--help", *DRY_RUN}
-        if option.startswith("--") and option not in known:
-            raise UserError(f"unknown option {option}{nearest(option, known)}")
+def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
+    """Replace settings by others, group by group."""
+    for name, value in others.items():
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            _merge(values[name], value)
+        else:
+            values[name] = value
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -137,54 +184,37 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f", did you mean {plain[close[0]]}?" if close else ""
 
 
-def _one_line(message: str, keys: set[str]) -> str:
-    """Jsonargparse's several lines, cut down to what was wrong and where."""
-    group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
-    option = re.search(r"Option '([\w.]+)' is not accepted", message)
-    if group or option:
-        key = f"{group[1]}.{group[2]}" if group else option[1] if option else ""
-        return f"unknown setting {key}{nearest(key, keys)}"
-    missing = re.search(r"arguments are required: (.+)", message)
-    if missing:
-        return "missing " + " and ".join(f"--{key}" for key in missing[1].split(", "))
-    where = re.search(r'"([\w.]+)"', message)
-    what = re.search(r"((?:Input|Tuple|String) should [^\[\n]+?)\s*(\[|$|\n)", message)
-    found = re.search(r"(?:Got|Given) value: (.+)|input_value=([^,]+),", message)
-    if where and what:
-        value = next(filter(None, found.groups()), "") if found else ""
-        return f"{where[1]}: {_plain(what[1])}" + (f", found {value.strip()}" if value else "")
-    expected = dict.fromkeys(re.findall(r"Expected (?:an? )?([^\n]+?)(?:\.? Got|\n|$)", message))
-    if where and found and expected:
-        choices = " or ".join(_plain(each) for each in expected)
-        return f"{where[1]}: expected {choices}, found {str(found[1]).strip()}"
-    return _plain(message)
+def _problem(error: Any, schemas: Mapping[str, Any]) -> tuple[str, str]:
+    """Where pydantic found something wrong, and the line that says so."""
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return where, f"unknown setting {where}{nearest(where, schemas)}"
+    # Behind the name of the setting may be one of its types, and a place in a list.
+    key = next((key for key in reversed([*schemas]) if f"{where}.".startswith(f"{key}.")), where)
+    if error["type"] == "value_error" or key not in schemas:
+        message = str(error["msg"]).removeprefix("Value error, ")
+        return where, f"{where}: {message}" if where else message
+    return key, f"{key}: expected {_expected(schemas[key])}, found {repr(error['input'])[:80]}"
 
 
-_PLAIN = {
-    r"typing\.Literal\[(.*?)\]": r"one of \1",
-    r"<class 'NoneType'>": "null",
-    r"<class 'bool'>": "true or false",
-    r"<class 'float'>": "a number",
-    r"<class 'int'>": "a whole number",
-    r"<class 'str'>": "a text",
-    r"<class 'tuple'>|\bvalid tuple\b": "list",
-    r"\btuple with (\d+) elements": r"a list of \1 values",
-    r"\bTuple should": "List should",
-    r"\bvalid dictionary or instance of \w+": "group of settings",
+_WORDS = {
+    **{"integer": "a whole number", "number": "a finite number", "string": "a text"},
+    **{"boolean": "true or false", "null": "null", "object": "a group of settings"},
+    **{"minimum": "at least {}", "exclusiveMinimum": "above {}", "minLength": "not empty"},
+    **{"maximum": "at most {}", "exclusiveMaximum": "below {}"},
 }
-"""what Python calls a type, and what the user calls it"""
+"""the types and limits of a JSON schema, and what the user calls them"""
 
 
-def _plain(message: str) -> str:
-    """The message in one line, without the names that Python gives to types."""
-    message = " ".join(message.split())
-    for pattern, words in _PLAIN.items():
-        message = re.sub(pattern, words, message)
-    return re.sub(r'^Parser key "([\w.]+)":', r"\1:", message)
-
-
-def _problem(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    message = _plain(str(error["msg"]).removeprefix("Value error, "))
-    found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
-    return f"{where}: {message}{found}" if where else message
+def _expected(schema: Mapping[str, Any]) -> str:
+    """The values that a JSON schema allows, in words."""
+    if "anyOf" in schema:
+        return " or ".join(map(_expected, schema["anyOf"]))
+    if "enum" in schema or "const" in schema:
+        return " or ".join(map(repr, schema.get("enum") or [schema["const"]]))
+    if schema["type"] == "array":
+        size = schema.get("maxItems") or f"at least {schema.get('minItems', 0)}"
+        each = schema["items"] if "items" in schema else schema["prefixItems"][0]
+        return f"a list of {size}, each {_expected(each)}"
+    limits = [words.format(schema[name]) for name, words in _WORDS.items() if name in schema]
+    return ", ".join([_WORDS[schema["type"]], *limits])

@@ -12,7 +12,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from facevae.config import READ_CPUS
-from facevae.data.order import EpochPlan, ReadWindow, Share
+from facevae.data.order import EpochPlan, RankRows, ReadWindow
 
 PREFETCHED_BATCHES = 4
 
@@ -27,7 +27,7 @@ class TrainingBatch(NamedTuple):
 def training_batches(
     folder: str,
     plan: EpochPlan,
-    share: Share,
+    rank_rows: RankRows,
     device: torch.device,
     readers: int = 1,
     labels: dict[str, str] | None = None,
@@ -38,7 +38,11 @@ def training_batches(
     Actors, not tasks: between bursts of reading Ray ends idle task processes, and starting them
     anew costs seconds of CPU each time.
     """
-    spans = [span for span in plan.spans(share.start, share.stop) if len(share.places(span))]
+    spans = [
+        span
+        for span in plan.spans(rank_rows.start, rank_rows.stop)
+        if len(rank_rows.positions(span))
+    ]
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -46,14 +50,14 @@ def training_batches(
     items = [span._asdict() for span in spans]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         ReadWindow,
-        fn_constructor_args=(folder, plan, share),
+        fn_constructor_args=(folder, plan, rank_rows),
         compute=ray.data.ActorPoolStrategy(size=min(readers, len(items))),
         batch_size=1,
         num_cpus=READ_CPUS,
         label_selector=labels or None,
     )
     batches = dataset.iter_torch_batches(
-        batch_size=share.batch_size,
+        batch_size=rank_rows.batch_size,
         prefetch_batches=PREFETCHED_BATCHES,
         device=device,
         pin_memory=device.type == "cuda",  # copies then run beside the steps

@@ -67,7 +67,7 @@ class WriteShard:
 
     def __init__(self, folder: str, source: FaceSource, config: ShardingConfig) -> None:
         self._folder, self._source, self._config = folder, source, config
-        self._attempts = Attempts(folder, config.tries)
+        self._attempts = Attempts(folder, config.attempts)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Write the shard; an error becomes a row."""
@@ -193,7 +193,7 @@ def _write_all(
                     bar(done)
             return failed
 
-        run_with_retries(Attempts(folder, config.tries), todo, run, LOST_PROCESS)
+        run_with_retries(Attempts(folder, config.attempts), todo, run, LOST_PROCESS)
 
 
 def shard_item(source: FaceSource, plan: ShardPlan) -> dict[str, Any]:

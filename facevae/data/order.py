@@ -23,7 +23,7 @@ from facevae.data.images import decode_jpegs
 from facevae.data.rank import rank_size, rank_slice
 from facevae.data.shard_files import Manifest
 
-# A window is what one task reads and shuffles: 2,048 images mix rows of 8 places in the data set.
+# A window is what one task reads and shuffles: its 2,048 images are of 8 row groups.
 GROUPS_PER_WINDOW = 8
 # numpy takes [seed, epoch] and [seed, epoch, 0] for the same seed; tags keep the streams apart.
 GROUP_STREAM, ROW_STREAM = 1, 2
@@ -112,7 +112,7 @@ def epoch_plan(manifest: Manifest, split: Split, seed: int) -> EpochPlan:
     return EpochPlan(tuple(groups), seed)
 
 
-class Share(NamedTuple):
+class RankRows(NamedTuple):
     """One rank's part of the plan: a slice of each global batch from `start` up to `stop`."""
 
     rank: int
@@ -126,26 +126,26 @@ class Share(NamedTuple):
         """B, this rank's images of each global batch."""
         return rank_size(self.global_batch_size, self.rank, self.world_size)
 
-    def places(self, span: WindowSpan) -> Int64[np.ndarray, "rows"]:
-        """The places in a window of the images that are this rank's, in order."""
-        position = np.arange(span.start, span.start + span.rows)
+    def positions(self, span: WindowSpan) -> Int64[np.ndarray, "rows"]:
+        """The positions in a window of the images that are this rank's, in order."""
+        in_plan = np.arange(span.start, span.start + span.rows)
         rows = rank_slice(self.global_batch_size, self.rank, self.world_size)
-        in_batch = position % self.global_batch_size
+        in_batch = in_plan % self.global_batch_size
         mine = (in_batch >= rows.start) & (in_batch < rows.stop)
-        return np.flatnonzero(mine & (position >= self.start) & (position < self.stop))
+        return np.flatnonzero(mine & (in_plan >= self.start) & (in_plan < self.stop))
 
 
 class ReadWindow:
     """An actor: a window by number -> this rank's images of it, decoded, in plan order."""
 
-    def __init__(self, folder: str, plan: EpochPlan, share: Share) -> None:
-        self._folder, self._plan, self._share = folder, plan, share
+    def __init__(self, folder: str, plan: EpochPlan, rank_rows: RankRows) -> None:
+        self._folder, self._plan, self._rank_rows = folder, plan, rank_rows
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """`pixels` uint8 [rows,D,D,3] and `row` int64 [rows], its place in the split."""
+        """`pixels` uint8 [rows,D,D,3] and `row` int64 [rows], its position in the split."""
         span = WindowSpan(*(int(batch[name][0]) for name in WindowSpan._fields))
         window = self._plan.window(span.epoch, span.number)
-        chosen = window.order[self._share.places(span)]
+        chosen = window.order[self._rank_rows.positions(span)]
         images: list[bytes] = []
         for group in window.groups:
             images += shard_files.read_images(self._folder, group.shard, [group.number])

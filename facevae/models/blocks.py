@@ -13,16 +13,16 @@ from facevae.config import ModelConfig
 
 SLOPE = 0.1  # of the leaky ReLU, and the share of a residual block's change that is added
 
-# Row t, column k: does tap k of a 3-tap filter on the doubled image touch tap t of the 4-tap one?
+# Row t, column k: does tap k of a 3-tap filter on the upsampled image touch tap t of the 4-tap one?
 _TAPS = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float32)
 
 
 class UpsampledConv2d(nn.Conv2d):
-    """A 3x3 convolution, zero padded, of the image doubled by nearest neighbour.
+    """A 3x3 convolution, zero padded, of the image upsampled by nearest neighbour.
 
     Doubled rows repeat, so that the nine taps fall on four source pixels: the two steps are one
     transposed convolution of stride 2 whose 4x4 filter adds up the taps that meet. Same result to
-    rounding, less than half the multiplications, and the doubled image is never stored.
+    rounding, less than half the multiplications, and the upsampled image is never stored.
     The weight keeps the shape of the 3x3 convolution, [O,I,3,3].
     """
 

@@ -89,7 +89,7 @@ def run_with_retries(
         times = f"{attempts.most} times" if attempts.most > 1 else "once"
         raise UserError(
             f"{len(left)} of {count} shards failed {times}: {'; '.join(failures)}{more}; the "
-            "others are finished: mend these, and the same command tries them again"
+            "others are finished: mend these, and the same command runs them again"
         )
 
 

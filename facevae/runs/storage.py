@@ -38,7 +38,6 @@ WRITE_ERRORS = {
 }
 """what a failure to write means, and what to do, by errno"""
 
-
 NETWORK_FILE_SYSTEMS = (
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "virtiofs", "fuse."),
     *("lustre", "gpfs", "ceph", "beegfs", "glusterfs", "weka", "wekafs", "pvfs2", "orangefs"),
@@ -146,6 +145,7 @@ def remove_partial_writes(uri: str, final: str, files: Sequence[str] | None = No
     """
     if not is_local(uri):
         return
+    # The name that tempfile makes of `.NAME.`, eight characters and PARTIAL.
     partial = re.compile(partial_pattern(final))
     for name in filter(partial.fullmatch, names(uri)):
         place = join(uri, name)
@@ -354,15 +354,15 @@ def _move_folder(temporary: Path, path: Path, last: str | None) -> None:
 def _upload_folder(
     temporary: Path, filesystem: fsspec.AbstractFileSystem, path: str, last: str | None
 ) -> None:
-    files = _with_last(temporary, last)
-    places = [join(path, file.relative_to(temporary).as_posix()) for file in files]
+    files = [str(file) for file in _with_last(temporary, last)]
+    targets = [join(path, Path(file).relative_to(temporary).as_posix()) for file in files]
     if last is None:
-        filesystem.put([str(file) for file in files], places)
+        filesystem.put(files, targets)
         return
-    if filesystem.exists(places[-1]):
-        filesystem.rm_file(places[-1])
-    filesystem.put([str(file) for file in files[:-1]], places[:-1])
-    filesystem.put_file(str(files[-1]), places[-1])
+    if filesystem.exists(targets[-1]):
+        filesystem.rm_file(targets[-1])
+    filesystem.put(files[:-1], targets[:-1])
+    filesystem.put_file(files[-1], targets[-1])
 
 
 def _with_last(folder: Path, last: str | None) -> list[Path]:

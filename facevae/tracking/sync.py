@@ -67,7 +67,7 @@ class Mirror:
                 what to do.
             send: sends points, all or none.
             log: where messages go.
-            waits: seconds before the first retry and, doubled each time, at most.
+            waits: seconds before the first retry, and the most; each wait is twice the last.
         """
         self._server, self._safe = f"the tracking server {server}", safe
         self._send, self._log, self._waits = send, log, waits

@@ -24,9 +24,9 @@ MINUTES_FOR_NODES = 30
 def failure_config(plan: WorkerPlan) -> ray.train.FailureConfig:
     """What training outlives.
 
-    Ray tries for a minute to start workers, and counts what failed over the whole run. A range of
-    workers is there to outlive lost nodes; each loss costs such a try, since Ray's count of nodes
-    lags behind. A fixed number outlives lost processes.
+    Ray attempts for a minute to start workers, and counts what failed over the whole run. A range
+    of workers is there to outlive lost nodes; each loss costs such an attempt, since Ray's count of
+    nodes lags behind. A fixed number outlives lost processes.
     """
     limit = MINUTES_FOR_NODES if plan.is_waiting else 3
     if plan.fewest < plan.workers:

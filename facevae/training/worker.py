@@ -17,7 +17,7 @@ from torch import nn
 
 from facevae.config import TrainConfig
 from facevae.data.batches import training_batches
-from facevae.data.order import Share, epoch_plan, spread_images
+from facevae.data.order import RankRows, epoch_plan, spread_images
 from facevae.data.shard_files import read_manifest
 from facevae.errors import UNREADABLE, UserError
 from facevae.models import VAE
@@ -65,10 +65,11 @@ def _train(job: dict[str, Any], rank: Rank) -> None:
         callbacks.start(done, addresses)
     if done < config.training.steps:
         batch_size = config.training.global_batch_size
-        share = Share(*rank, batch_size, done * batch_size, config.training.steps * batch_size)
+        stop = config.training.steps * batch_size
+        rank_rows = RankRows(*rank, batch_size, done * batch_size, stop)
         plan = epoch_plan(manifest, "train", config.training.seed)
         batches = training_batches(
-            job["shards"], plan, share, trainer.device, job["readers"], job["reader_labels"]
+            job["shards"], plan, rank_rows, trainer.device, job["readers"], job["reader_labels"]
         )
         held_out = spread_images(job["shards"], manifest, "val", config.training.validation_images)
         train(trainer, (batch.pixels for batch in batches), held_out, done + 1, callbacks, sums)

@@ -20,7 +20,7 @@ ATTEMPT_SECONDS = 400
 SETTINGS: dict[Command, dict[str, object]] = {
     "shards": {
         "drawn.count": 300, "drawn.seed": 3, "sharding.image_size": 64,
-        "sharding.images_per_shard": 25, "sharding.tries": 50,
+        "sharding.images_per_shard": 25, "sharding.attempts": 50,
     },
     "train": {
         "model.latent_size": 8, "loss.reconstruction": "pixel", "loss.beta": 1e-4,
@@ -29,7 +29,7 @@ SETTINGS: dict[Command, dict[str, object]] = {
         "training.validation_images": 32, "training.grid_every": 20, "training.grid_faces": 4,
         "training.ema_decay": 0.9, "scaling.workers": 2,
     },
-    "attributes": {"encoding.batch_size": 64, "encoding.min_count": 5, "encoding.tries": 50},
+    "attributes": {"encoding.batch_size": 64, "encoding.min_count": 5, "encoding.attempts": 50},
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from facevae.attributes.encode import encode_shards, plan_encoders
 from facevae.config import EncodingConfig, ModelConfig, ShardsConfig
 from facevae.data.batches import training_batches
 from facevae.data.make_shards import make_shards
-from facevae.data.order import Share, epoch_plan
+from facevae.data.order import RankRows, epoch_plan
 from facevae.data.sources.synthetic.source import SyntheticSource
 from facevae.models import build_vae
 from facevae.models.checkpoint import LoadedModel, ModelCard
@@ -75,7 +75,7 @@ found["WriteShard"] = sorted({pool_of[p.name[5:]] for p in Path(folder).glob("no
 
 plan = epoch_plan(manifest, "train", seed=5)
 batches = training_batches(
-    settings.output, plan, Share(0, 1, 24, 0, 96), torch.device("cpu"), 2, data
+    settings.output, plan, RankRows(0, 1, 24, 0, 96), torch.device("cpu"), 2, data
 )
 assert len(list(batches)) == 4
 found["ReadWindow"] = places("ReadWindow")

@@ -68,7 +68,7 @@ class Pass:
         words = {
             "--output": output, "--shards": inputs / "shards", "--model": inputs / "model",
             "--encoding.actors": 2, "--encoding.batch_size": 64, "--encoding.min_count": 5,
-            "--encoding.tries": 1000, "--tracking.system_metrics": "false",
+            "--encoding.attempts": 1000, "--tracking.system_metrics": "false",
         }  # fmt: skip
         self.statistics, self.kills = output / "statistics", 0
         self._log = (output.parent / f"{output.name}.log").open("ab")

@@ -42,7 +42,7 @@ def noting(folder: Path, at_step: Callable[[int, Rank], None]) -> Callable[[dict
     return train_worker
 
 
-def tries(folder: Path) -> int:
+def attempts(folder: Path) -> int:
     """How often a worker began to train."""
     return len(list(folder.glob("rows-*")))
 

@@ -6,7 +6,7 @@ import ray
 import torch
 
 from facevae.data.batches import training_batches
-from facevae.data.order import Share, epoch_plan, spread_images
+from facevae.data.order import RankRows, epoch_plan, spread_images
 from facevae.data.shard_files import read_manifest
 
 BATCH = 24
@@ -15,7 +15,7 @@ BATCH = 24
 def rows_of(shards, rank: int, ranks: int, first_batch: int, batches: int) -> np.ndarray:
     """The image rows of one rank, [batches, its share of BATCH]."""
     plan = epoch_plan(read_manifest(str(shards)), "train", seed=5)
-    share = Share(rank, ranks, BATCH, first_batch * BATCH, (first_batch + batches) * BATCH)
+    share = RankRows(rank, ranks, BATCH, first_batch * BATCH, (first_batch + batches) * BATCH)
     stream = training_batches(str(shards), plan, share, torch.device("cpu"))
     return np.stack([batch.rows.numpy() for batch in stream])
 
@@ -38,7 +38,7 @@ def test_pixels_are_those_of_the_rows(shards):
     manifest = read_manifest(str(shards))
     plan = epoch_plan(manifest, "train", seed=5)
     batch = next(
-        training_batches(str(shards), plan, Share(0, 1, BATCH, 0, BATCH), torch.device("cpu"))
+        training_batches(str(shards), plan, RankRows(0, 1, BATCH, 0, BATCH), torch.device("cpu"))
     )
     stored = spread_images(str(shards), manifest, "train", manifest.rows("train"))
     np.testing.assert_array_equal(batch.pixels.numpy(), stored[batch.rows.numpy()])
@@ -53,6 +53,6 @@ def test_batches_of_a_gpu_are_copied_from_pinned_memory(shards, monkeypatch, dev
         return iter(())
 
     monkeypatch.setattr(ray.data.Dataset, "iter_torch_batches", iterate)
-    plan, share = epoch_plan(read_manifest(str(shards)), "train", seed=5), Share(0, 1, 8, 0, 8)
+    plan, share = epoch_plan(read_manifest(str(shards)), "train", seed=5), RankRows(0, 1, 8, 0, 8)
     assert not [*training_batches(str(shards), plan, share, torch.device(device))]
     assert (asked["pin_memory"], asked["device"]) == (pinned, torch.device(device))

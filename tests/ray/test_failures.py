@@ -21,7 +21,7 @@ from facevae.training.failures import (
     StopAtMistakes,
     ending_at_repeated_errors,
 )
-from tests.ray.noting import noting, tries
+from tests.ray.noting import attempts, noting
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_damaged_shard_ends_the_run_at_once_and_is_named(shards, tmp_path, mon
     monkeypatch.setattr(launch, "train_worker", noting(tmp_path, lambda step, rank: None))
     with pytest.raises(UserError, match=r"damaged shard .*data/train-\d+\.parquet \("):
         train_model(settings(folder, tmp_path / "run"))
-    assert tries(tmp_path) == 1
+    assert attempts(tmp_path) == 1
 
 
 def test_a_bug_ends_the_run_with_its_traceback(shards, tmp_path, monkeypatch):
@@ -64,7 +64,7 @@ def test_a_bug_ends_the_run_with_its_traceback(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "train_worker", noting(tmp_path, at_step))
     with pytest.raises(TrainingFailedError, match="ZeroDivisionError: a bug at step 3"):
         train_model(settings(shards, tmp_path / "run"))
-    assert tries(tmp_path) == SAME_ERRORS
+    assert attempts(tmp_path) == SAME_ERRORS
     assert signal.getsignal(signal.SIGINT) is at_interrupt
 
 

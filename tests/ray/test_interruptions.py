@@ -20,7 +20,7 @@ import torch
 from facevae.commands.train import train_model
 from facevae.config import TrainConfig
 from facevae.models.checkpoint import load_training
-from tests.ray.noting import assert_every_image_once_an_epoch, the_one_run, trained_rows, tries
+from tests.ray.noting import assert_every_image_once_an_epoch, attempts, the_one_run, trained_rows
 
 STEPS, BATCH, RANKS = 60, 24, 2
 LOG_EVERY = 4  # so that checkpoints fall between two logged means
@@ -140,7 +140,7 @@ def _exact(history: list[dict[str, float]], first_mean: int) -> list[dict[str, f
 
 def test_every_image_is_trained_once_an_epoch(shards, interrupted):
     """In what survived: of a step that was trained twice, that which the weights hold."""
-    assert tries(interrupted.notes) == 4 * RANKS
+    assert attempts(interrupted.notes) == 4 * RANKS
     rows = trained_rows(interrupted.notes)
     order = [row for step in range(1, STEPS + 1) for row in rows[step, RANKS]]
     assert len(order) == STEPS * BATCH

@@ -57,7 +57,7 @@ def shard(tmp_path, **poison):
     config = ShardsConfig(
         output=str(tmp_path / "out"),
         drawn={"count": 48, "seed": 3},
-        sharding={"image_size": 32, "images_per_shard": 10, "tries": 2},
+        sharding={"image_size": 32, "images_per_shard": 10, "attempts": 2},
     )
     return make_shards(config, source, "run")
 
@@ -101,7 +101,7 @@ def encode_until(shards: Path, folder: Path, output: Path, marks: Path, times: i
 
     vae.encoder.register_forward_pre_hook(die)
     model = LoadedModel(vae, ModelCard(ModelConfig(latent_size=4), 0, "", ""))
-    config = EncodingConfig(actors=2, batch_size=32, precision="fp32", tries=2)
+    config = EncodingConfig(actors=2, batch_size=32, precision="fp32", attempts=2)
     plan = plan_encoders(config, cluster_nodes())
     return encode_shards(str(folder), read_manifest(str(folder)), model, config, plan, str(output))
 

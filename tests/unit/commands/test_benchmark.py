@@ -41,9 +41,9 @@ def test_precision_and_steps_are_those_of_the_training(tmp_path):
     ("settings", "content", "message"),
     [
         ({"output": "s3://bucket/bench"}, None, "is a URI: give a folder"),
-        ({"against": "{}/none"}, None, r"there is no .*none/result\.json; give a benchmark's"),
-        ({"against": "{}/result.json"}, '{"a": "b"}', "is not the result.json of a benchmark"),
-        ({"against": "{}"}, "[1]", "is not the result.json of a benchmark"),
+        ({"against": "{}/none"}, None, r"there is no .*none/result\.json: give the output folder"),
+        ({"against": "{}/result.json"}, '{"a": "b"}', "is not the result.json of a command"),
+        ({"against": "{}"}, "[1]", "is not the result.json of a command"),
     ],
 )
 def test_mistakes_are_found_before_anything_starts(tmp_path, settings, content, message):

@@ -23,7 +23,7 @@ def identity(**settings) -> dict:
 def test_what_changes_no_result_may_change():
     keeping = {"failed_checkpoints_allowed": 9, "checkpoints_kept": 1, "keep_best": False}
     assert identity(training=keeping) == identity()
-    assert identity(sharding={"max_bad_fraction": 0.5, "tries": 9}) == identity()
+    assert identity(sharding={"max_bad_fraction": 0.5, "attempts": 9}) == identity()
     assert identity(scaling={"workers": 3}, tracking={"experiment": "other"}) == identity()
 
 

@@ -142,3 +142,12 @@ def test_a_preset_stands_alone():
 def test_a_value_out_of_range_is_refused(section, values):
     with pytest.raises(ValidationError):
         section(**values)
+
+
+def test_the_old_name_of_a_setting_goes_on():
+    assert ShardingConfig(**{"tries": 7}) == ShardingConfig(attempts=7)
+    assert ShardingConfig(**{"tries": 7, "attempts": 8}).attempts == 8
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        ShardingConfig(**{"tries": 0})
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        TrainingConfig(**{"tries": 7})

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from facevae.data.images import decode_jpegs, encode_jpeg
-from facevae.data.order import EpochPlan, ReadWindow, RowGroup, Share, epoch_plan, spread_images
+from facevae.data.order import EpochPlan, RankRows, ReadWindow, RowGroup, epoch_plan, spread_images
 from facevae.data.shard_files import Manifest, ShardRows, read_images, write_shard
 
 
@@ -18,19 +18,19 @@ def plan(seed: int = 3) -> EpochPlan:
     return EpochPlan(tuple(groups), seed)
 
 
-def sequence(order: EpochPlan, share: Share) -> np.ndarray:
+def sequence(order: EpochPlan, share: RankRows) -> np.ndarray:
     """The image rows that a share gets, in order."""
     parts = []
     for span in order.spans(share.start, share.stop):
         window = order.window(span.epoch, span.number)
         rows = np.concatenate([np.arange(g.first_row, g.first_row + g.rows) for g in window.groups])
-        parts.append(rows[window.order][share.places(span)])
+        parts.append(rows[window.order][share.positions(span)])
     return np.concatenate(parts)
 
 
 def test_every_image_comes_once_an_epoch():
     order = plan()
-    rows = sequence(order, Share(0, 1, 64, 0, 3 * order.rows))
+    rows = sequence(order, RankRows(0, 1, 64, 0, 3 * order.rows))
     for epoch in range(3):
         part = rows[epoch * order.rows : (epoch + 1) * order.rows]
         np.testing.assert_array_equal(np.sort(part), np.arange(order.rows))
@@ -39,7 +39,7 @@ def test_every_image_comes_once_an_epoch():
 
 def joined(order: EpochPlan, ranks: int, batch: int, start: int, stop: int) -> np.ndarray:
     """The global batches that the shares of all ranks make up, one a row."""
-    shares = [Share(rank, ranks, batch, start, stop) for rank in range(ranks)]
+    shares = [RankRows(rank, ranks, batch, start, stop) for rank in range(ranks)]
     parts = [sequence(order, share).reshape(-1, share.batch_size) for share in shares]
     return np.concatenate(parts, axis=1)
 
@@ -48,7 +48,7 @@ def joined(order: EpochPlan, ranks: int, batch: int, start: int, stop: int) -> n
 def test_ranks_share_each_global_batch(ranks, batch):
     order = plan()
     stop = 2 * order.rows // batch * batch
-    whole = sequence(order, Share(0, 1, batch, 0, stop)).reshape(-1, batch)
+    whole = sequence(order, RankRows(0, 1, batch, 0, stop)).reshape(-1, batch)
     np.testing.assert_array_equal(joined(order, ranks, batch, 0, stop), whole)
 
 
@@ -76,13 +76,13 @@ def test_the_order_of_groups_and_the_order_of_rows_are_drawn_apart(monkeypatch):
 def test_a_cursor_gives_the_rest(done):
     order, batch = plan(), 48
     stop = 80 * batch
-    whole = sequence(order, Share(0, 1, batch, 0, stop))
-    rest = sequence(order, Share(0, 1, batch, done * batch, stop))
+    whole = sequence(order, RankRows(0, 1, batch, 0, stop))
+    rest = sequence(order, RankRows(0, 1, batch, done * batch, stop))
     np.testing.assert_array_equal(rest, whole[done * batch :])
 
 
 def test_the_order_is_a_function_of_the_seed():
-    share = Share(0, 1, 48, 0, 960)
+    share = RankRows(0, 1, 48, 0, 960)
     np.testing.assert_array_equal(sequence(plan(), share), sequence(plan(), share))
     assert not np.array_equal(sequence(plan(), share), sequence(plan(4), share))
 
@@ -109,7 +109,7 @@ def test_windows_hold_the_pixels_of_their_rows(folder, monkeypatch):
     uri, manifest = folder
     order = epoch_plan(manifest, "train", seed=1)
     assert order.rows == 340
-    share = Share(1, 2, 20, 40, 800)  # two epochs and a bit, N no multiple of 2 x 20
+    share = RankRows(1, 2, 20, 40, 800)  # two epochs and a bit, N no multiple of 2 x 20
     read = ReadWindow(uri, order, share)
     stored = [i for shard in manifest.shards for i in read_images(uri, shard.name)]
     got = [

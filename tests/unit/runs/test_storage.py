@@ -271,18 +271,6 @@ def test_a_link_to_a_folder_of_own_files_is_left(tmp_path):
     assert contents(tmp_path / "own") == {"a": "moved to another disk"}
 
 
-def test_files_are_removed_by_their_path_and_the_folders_that_this_empties(place):
-    storage.remove_matching_files(f"{place}/marks", "x")
-    mine = ("marks/notes", "marks/part/notes", "marks/part/deep/1", "marks/.git/1")
-    write_all(place, "marks/part/1", "marks/other/2", *mine)
-    storage.remove_matching_files(f"{place}/marks", r"[a-z]+/\d")
-    assert storage.names(f"{place}/marks") == [".git", "notes", "part"]
-    assert storage.names(f"{place}/marks/part") == ["deep", "notes"]
-    assert storage.exists(f"{place}/marks/part/deep/1")
-    storage.remove_matching_files(f"{place}/marks", ".*")
-    assert not storage.exists(f"{place}/marks/.git/1")
-
-
 def test_one_file_is_removed_and_no_folder(tmp_path):
     write_all(str(tmp_path), "file", "folder/inner")
     storage.remove_file(str(tmp_path / "file"))

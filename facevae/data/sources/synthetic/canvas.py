@@ -64,7 +64,7 @@ def moved(points: Points, x: Number, y: Number) -> Points:
 def mirrored(right: Path) -> Points:
     """Returns a left-right symmetric outline from its right half, listed along the outline.
 
-    Points on the axis (x = 0) are not doubled.
+    Points on the axis (x = 0) do not appear twice.
     """
     p = np.asarray(right, dtype=float)
     return np.concatenate([p, (p[p[:, 0] != 0] * (-1.0, 1.0))[::-1]])

@@ -1,30 +1,10 @@
-"""What is done with a trained VAE: encoding, and editing faces."""
+"""Editing faces with attribute vectors."""
 
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from facevae.config.base import AUTO, TRIES, Precision, Settings, Tries
-
-
-class EncodingConfig(Settings):
-    """The pass that turns shards into latents and attribute vectors."""
-
-    actors: int | None = Field(
-        None,
-        ge=1,
-        description="encoder actors; none: one per GPU, or one per CPU (of which it reserves three "
-        "quarters), of the nodes that are there",
-    )
-    gpu: Literal["auto", "yes", "no"] = Field(
-        "auto", description="auto: encode on GPUs if the cluster has any"
-    )
-    batch_size: int = Field(256, ge=1, description="images through the encoder at once")
-    precision: Precision = Field("auto", description=f"arithmetic of the encoder; {AUTO}")
-    tries: Tries = Field(3, description=TRIES)
-    min_count: int = Field(
-        25, ge=1, description="a vector needs this many faces with and without the attribute"
-    )
+from facevae.config.base import Settings
 
 
 class EditingConfig(Settings):
