@@ -12,7 +12,7 @@ from facevae.errors import UserError
 from facevae.runs import storage
 from facevae.runs.progress import log
 
-FOLDER, MARK = "tries", r"\d+\.json"
+FOLDER, MARK = "tries", r"\d+\.json"  # named as by earlier versions, which left some
 DIED = "its worker process died, perhaps for want of memory"
 LOST_ROUNDS = 3
 """how often a job goes on after Ray itself has lost its way, as it may when nodes die"""
