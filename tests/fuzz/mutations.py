@@ -20,7 +20,7 @@ def mutate(seed: int, corpus: Sequence[bytes], is_text: bool) -> bytes:
     data = chance.choice(corpus)
     kinds = TEXT if is_text and chance.random() < 0.7 else BYTES
     for _ in range(chance.choice((1, 1, 1, 2, 3, 8))):
-        data = chance.choice(kinds)(step_noise, data, corpus)
+        data = chance.choice(kinds)(chance, data, corpus)
     return data
 
 
@@ -37,23 +37,23 @@ def _place(chance: random.Random, data: bytes) -> int:
 
 
 def _range(chance: random.Random, data: bytes) -> tuple[int, int]:
-    start = _place(step_noise, data)
+    start = _place(chance, data)
     return start, min(len(data), start + chance.choice((1, 4, 16, 256, 4096, len(data))))
 
 
 def truncate(chance: random.Random, data: bytes, corpus: Sequence[bytes]) -> bytes:
-    return data[: _place(step_noise, data)]
+    return data[: _place(chance, data)]
 
 
 def behead(chance: random.Random, data: bytes, corpus: Sequence[bytes]) -> bytes:
-    return data[_place(step_noise, data) :]
+    return data[_place(chance, data) :]
 
 
 def flip_bits(chance: random.Random, data: bytes, corpus: Sequence[bytes]) -> bytes:
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 16))):
         if changed:
-            changed[min(_place(step_noise, data), len(data) - 1)] ^= 1 << chance.randrange(8)
+            changed[min(_place(chance, data), len(data) - 1)] ^= 1 << chance.randrange(8)
     return bytes(changed)
 
 
@@ -61,37 +61,37 @@ def overwrite_number(chance: random.Random, data: bytes, corpus: Sequence[bytes]
     form, number = chance.choice(FORMATS), chance.choice(NUMBERS)
     size = struct.calcsize(form)
     content = (number % 2 ** (8 * size)).to_bytes(size, "big" if form[0] == ">" else "little")
-    place = _place(step_noise, data)
+    place = _place(chance, data)
     return data[:place] + content + data[place + size :]
 
 
 def overwrite_range(chance: random.Random, data: bytes, corpus: Sequence[bytes]) -> bytes:
-    start, stop = _range(step_noise, data)
+    start, stop = _range(chance, data)
     fill = chance.choice((b"\0", b"\xff", None))
     content = chance.randbytes(stop - start) if fill is None else fill * (stop - start)
     return data[:start] + content + data[stop:]
 
 
 def remove_range(chance: random.Random, data: bytes, corpus: Sequence[bytes]) -> bytes:
-    start, stop = _range(step_noise, data)
+    start, stop = _range(chance, data)
     return data[:start] + data[stop:]
 
 
 def repeat_range(chance: random.Random, data: bytes, corpus: Sequence[bytes]) -> bytes:
-    start, stop = _range(step_noise, data)
+    start, stop = _range(chance, data)
     return (data[:stop] + data[start:stop] * chance.choice((1, 1, 50)) + data[stop:])[: 1 << 22]
 
 
 def splice(chance: random.Random, data: bytes, corpus: Sequence[bytes]) -> bytes:
     other = chance.choice(corpus)
     if chance.random() < 0.5:  # the same part of another file
-        start, stop = _range(step_noise, data)
+        start, stop = _range(chance, data)
         return data[:start] + other[start:stop] + data[stop:]
-    return data[: _place(step_noise, data)] + other[_place(step_noise, other) :]
+    return data[: _place(chance, data)] + other[_place(chance, other) :]
 
 
 def insert(chance: random.Random, data: bytes, corpus: Sequence[bytes]) -> bytes:
-    place = _place(step_noise, data)
+    place = _place(chance, data)
     content = chance.choice((chance.randbytes(chance.randint(1, 64)), chance.choice(WORDS)))
     return data[:place] + content + data[place:]
 

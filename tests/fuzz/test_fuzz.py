@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-INPUTS = 4_000
+INPUTS = 2_000
 
 
 def test_damaged_files_are_refused_in_one_line_or_read_right():
