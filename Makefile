@@ -16,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo quick test test-unit test-others check long static bench fuzz killed-pass chaos image clean
+.PHONY: setup demo quick test check long static bench fuzz killed-pass chaos image clean
 
 setup: $(INSTALLED)
 
@@ -36,15 +36,7 @@ quick: $(INSTALLED)
 	$(BIN)/python -m pytest tests/unit -m "not image and not long and not slow"
 
 test: $(INSTALLED)
-	$(MAKE) -j2 test-unit test-others
-
-# Beside the others, which wait for processes to start; shown when it has ended.
-UNIT_LOG := $(VENV)/tests_unit.log
-test-unit: $(INSTALLED)
-	@$(BIN)/python -m pytest tests/unit > $(UNIT_LOG) 2>&1; code=$$?; cat $(UNIT_LOG); exit $$code
-
-test-others: $(INSTALLED)
-	@$(BIN)/python -m pytest --ignore tests/unit
+	$(BIN)/python -m pytest
 
 static: $(INSTALLED)
 	$(BIN)/ruff format --check .

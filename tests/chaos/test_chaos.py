@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("seed", "schedules", "kinds"),
     [
-        (17538, 1, STORE_AND_DISK),  # all while it trains
+        pytest.param(17538, 1, STORE_AND_DISK, marks=pytest.mark.long),  # all while it trains
         pytest.param(
             3308, 2, STORE_AND_DISK | {"writer", "node", "mlflow"}, marks=pytest.mark.long
         ),

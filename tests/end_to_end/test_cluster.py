@@ -28,9 +28,12 @@ README = REPOSITORY / "cluster" / "README.md"
 LOCAL = REPOSITORY / "cluster" / "local"
 DOWN = "cluster/local down"
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="the nodes need addresses of 127.0.0.0/8"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux"), reason="the nodes need addresses of 127.0.0.0/8"
+    ),
+    pytest.mark.timeout(1_200),  # the commands take five minutes where nothing else takes the cores
+]
 
 
 def rehearsal_commands() -> str:
@@ -63,7 +66,7 @@ def rehearsal(environment):
                 env=environment,
                 stdout=file,
                 stderr=file,
-                timeout=550,
+                timeout=1100,
                 check=False,
             )
         assert done.returncode == 0, log.read_text()[-6000:]

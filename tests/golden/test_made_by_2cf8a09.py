@@ -69,7 +69,8 @@ def made(tmp_path_factory) -> Path:
         archive.extractall(folder, filter="data")
     place = folder / Path(MADE_IN).name
     for file in [*place.rglob("*.json"), *place.rglob("MLmodel")]:
-        file.write_text(file.read_text().replace(MADE_IN, str(place)))
+        if file.name != "training.json":  # its digest is of the place that it was made in
+            file.write_text(file.read_text().replace(MADE_IN, str(place)))
     for file in place.rglob("mlflow.db"):
         _rename_in_store(file, place)
     return place
