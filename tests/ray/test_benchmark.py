@@ -83,7 +83,7 @@ def test_the_same_command_measures_nothing_again_and_compares(config, result, ca
 
 
 def test_other_settings_need_another_folder(config, result):
-    with pytest.raises(UserError, match="holds measurements with another rounds"):
+    with pytest.raises(UserError, match="is of another rounds"):
         benchmark(config.model_copy(update={"rounds": 2}))
     with pytest.raises(UserError, match=r"there is no .*result\.json"):
         benchmark(config.model_copy(update={"against": f"{config.output}/settings"}))

@@ -114,7 +114,7 @@ def test_a_pass_keeps_the_arithmetic_that_it_began_with(model, shards, on, tmp_p
     (tmp_path / "vectors" / "result.json").unlink()
     (tmp_path / "vectors" / "statistics" / "train-00001.npz").unlink()
     on(True)
-    with pytest.raises(UserError, match=r"latents of another precision \(fp32 there, bf16 here\)"):
+    with pytest.raises(UserError, match=r"is of another precision \(fp32 there, bf16 here\)"):
         encode("bf16")
     encode("auto")
     assert found() == before

@@ -113,7 +113,7 @@ def test_finished_shards_are_not_written_again(celeba, tmp_path):
 
 
 def test_a_folder_of_another_data_set_is_refused(celeba, shards):
-    with pytest.raises(UserError, match="another data set"):
+    with pytest.raises(UserError, match="is of another"):
         shard_faces(folder_config(celeba, shards))
 
 
