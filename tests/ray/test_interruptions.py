@@ -99,7 +99,8 @@ def test_a_run_that_is_told_to_stop_keeps_a_checkpoint_and_says_so(interrupted):
         e.said for e in interrupted.ends
     )
     assert first.said.endswith("facevae train: stopped; the same command goes on from here\n")
-    assert _stopped_at(interrupted) in (TERMINATED_AT, TERMINATED_AT + 1)
+    # A second may pass before Python runs its handler, and steps are short here.
+    assert TERMINATED_AT <= _stopped_at(interrupted) < WORKER_KILLED_AT - 3
     asked = float((interrupted.notes / "terminated").read_text())
     print(f"from SIGTERM to the driver's end: {first.at - asked:.1f} s")
 
@@ -155,6 +156,6 @@ def test_one_mlflow_run_has_every_step_once_and_marks_the_restarts(interrupted):
     assert run.data.tags["facevae.restarts"] == "3"
     first, told, worker, driver = map(int, run.data.tags["facevae.starts"].split())
     assert first == 1
-    assert told in (TERMINATED_AT + 1, TERMINATED_AT + 2)
+    assert told == _stopped_at(interrupted) + 1
     assert worker in (told, 21)  # the checkpoint of step 20 may have been under way
     assert driver in (31, 41)
