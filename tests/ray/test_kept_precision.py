@@ -14,7 +14,7 @@ from facevae.commands.choose_precision import choose_precision
 from facevae.commands.train import train_model
 from facevae.config import AttributesConfig, ModelConfig, TrainConfig
 from facevae.errors import UserError
-from facevae.models import build_vae
+from facevae.models import build_vae, precision
 from facevae.models.checkpoint import ModelCard, save_model
 from facevae.models.precision import Choice, resolve_precision
 from facevae.ray_cluster.nodes import Node
@@ -28,8 +28,8 @@ def on(monkeypatch):
     """Makes this a processor that has bf16 instructions, or one that has none."""
 
     def on(is_native: bool) -> None:
-        monkeypatch.setattr(choose_precision, "has_native_bf16", lambda device: is_native)
-        monkeypatch.setattr(choose_precision, "bf16_slowdown", lambda device: 11.2)
+        monkeypatch.setattr(precision, "has_native_bf16", lambda device: is_native)
+        monkeypatch.setattr(precision, "bf16_slowdown", lambda device: 11.2)
 
     return on
 
@@ -126,7 +126,7 @@ def test_of_several_nodes_one_that_does_the_work_is_asked(ray_cluster, monkeypat
         raise AssertionError("this process does none of the work")
 
     wanted = resolve_precision("auto", torch.device("cpu")).arithmetic
-    monkeypatch.setattr(choose_precision, "has_native_bf16", here)
+    monkeypatch.setattr(precision, "has_native_bf16", here)
     nodes = [Node(1, 0), Node(1, 0)]
     found = choose_precision("precision", "auto", None, nodes, use_gpu=False, cpus=0.5, labels={})
     assert found == wanted
