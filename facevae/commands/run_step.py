@@ -134,7 +134,9 @@ def _check_claim(step: Step) -> dict[str, Any]:
         UserError: it is of something else, and may not be reused.
     """
     if not _has(step, step.claim):
-        if not (step.is_reusable and read_run_id(step.output)):  # of a version without this claim
+        # A version without this claim left its product, and no other command leaves that.
+        is_own = step.is_reusable and step.product is not None and _has(step, step.product)
+        if not (is_own and read_run_id(step.output)):
             for folder, names in step.written.items():
                 storage.refuse_foreign(f"{step.output}/{folder}".rstrip("/"), names)
         return {}

@@ -150,6 +150,23 @@ def test_files_of_another_program_are_not_replaced(tmp_path, name):
     assert (tmp_path / name).read_text() == "mine"
 
 
+def test_a_reusable_step_takes_no_folder_of_another_command(tmp_path):
+    """Neither its result nor the name of its run."""
+    (tmp_path / RESULT).write_text('{"theirs": 1.0}')
+    (tmp_path / "run.json").write_text('{"uri": "sqlite:///x.db", "run_id": "theirs", "work": ""}')
+    with pytest.raises(UserError, match="is not of this program, which would replace it"):
+        run(tmp_path, is_reusable=True)
+    assert json.loads((tmp_path / RESULT).read_text()) == {"theirs": 1.0}
+    assert "theirs" in (tmp_path / "run.json").read_text()
+
+
+def test_a_reusable_folder_of_a_version_without_claims_is_used_again(tmp_path):
+    run(tmp_path, is_reusable=True)
+    (tmp_path / "claim.json").unlink()
+    command, _ = run(tmp_path, is_reusable=True)
+    assert (command.claims, command.worked) == ([{}], 1)
+
+
 def test_one_driver_at_a_time(tmp_path):
     with run_lock(str(tmp_path), "facevae other"), pytest.raises(UserError, match="facevae other"):
         run(tmp_path)
