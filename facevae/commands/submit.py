@@ -133,7 +133,7 @@ def _submit(address: str, options: argparse.Namespace, config: Any) -> int:
     except TooSmallError as error:
         raise UserError(
             f"{error}; nodes that an autoscaler would add count if FACEVAE_NODE_GROUPS tells of "
-            "them, as README.md shows"
+            "them, as docs/cluster.md shows"
         ) from error
     if options.dry_run:
         print("\n".join(plan))
