@@ -74,5 +74,5 @@ def test_a_second_run_says_that_it_is_done(finished):
     output, first = finished
     again = quickstart(output)
     assert again.returncode == 0
-    assert again.stderr.count("already done") == 3
+    assert again.stderr.count("already done") == 4
     assert again.stdout.count("auc/") == first.stdout.count("auc/")
