@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import fsspec
 import psutil
@@ -366,8 +367,9 @@ def test_shards_and_train_refuse_a_folder_in_use(tmp_path):
 
 
 def test_attributes_refuse_a_folder_in_use(tmp_path, monkeypatch):
-    monkeypatch.setattr("facevae.commands.attributes.read_manifest", lambda folder: None)
-    monkeypatch.setattr("facevae.commands.attributes.load_model", lambda folder: None)
+    named = Mock(digest="a digest")
+    monkeypatch.setattr("facevae.commands.attributes.read_manifest", lambda folder: named)
+    monkeypatch.setattr("facevae.commands.attributes.load_model", lambda folder: Mock(card=named))
     (tmp_path / "model.json").touch()
     config = AttributesConfig(output=str(tmp_path), shards="shards", model=str(tmp_path))
     with run_lock(str(tmp_path), "first"), pytest.raises(UserError, match=r"at work .*: first"):
