@@ -131,7 +131,7 @@ class TrainingState(NamedTuple):
     weights: dict[str, torch.Tensor]
     average: dict[str, torch.Tensor] | None
     optimizer: dict[str, Any]
-    history: list[dict[str, float]]
+    history: list[dict[str, float | int]]
     sums: list[list[float]] = []  # noqa: RUF012  (never changed)
     """each rank's sums of loss terms since the last logged step"""
 
@@ -200,7 +200,7 @@ def load_training(folder: Path) -> TrainingState:
 
 def _read_training(
     folder: Path,
-) -> tuple[int, list[dict[str, float]], list[list[float]], dict[str, str]]:
+) -> tuple[int, list[dict[str, float | int]], list[list[float]], dict[str, str]]:
     """The step, the history, the sums and the digests in the training file."""
     path = folder / TRAINING
     if not path.is_file():

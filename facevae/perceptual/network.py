@@ -1,7 +1,10 @@
 """Frozen face networks whose features judge a reconstruction.
 
 Two networks of facenet-pytorch: InceptionResnetV1, the original's, and the O-Net of MTCNN, whose
-weights ship with the package. Legend: B images in a batch, H,W pixels, C channels.
+weights ship with the package. It is imported where a network is built: with torchvision it takes
+as long as torch, and most processes build none.
+
+Legend: B images in a batch, H,W pixels, C channels.
 """
 
 import copy
@@ -10,8 +13,6 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 import torch
-from facenet_pytorch.models.inception_resnet_v1 import BasicConv2d, InceptionResnetV1
-from facenet_pytorch.models.mtcnn import ONet
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -187,6 +188,9 @@ def empty_perceptual_network(
 
 
 def _without_weights(config: LossConfig) -> nn.Module:
+    from facenet_pytorch.models.inception_resnet_v1 import InceptionResnetV1
+    from facenet_pytorch.models.mtcnn import ONet
+
     _check_size(config, max(_outputs(config)))
     with torch.device("meta"):  # no random weights: every tensor comes from the file
         network: nn.Module = ONet(pretrained=False) if _is_onet(config) else InceptionResnetV1()
@@ -255,6 +259,8 @@ def _stage(network: nn.Module, stage: Stage) -> nn.Module:
 
 
 def _fold(stage: nn.Module) -> None:
+    from facenet_pytorch.models.inception_resnet_v1 import BasicConv2d
+
     fold_batch_norms(stage)
     for block in stage.modules():
         if isinstance(block, BasicConv2d):

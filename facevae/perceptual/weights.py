@@ -1,6 +1,7 @@
 """Weight files of the frozen face networks: where they are, and what is in them."""
 
 import hashlib
+import importlib.util
 import urllib.parse
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -8,9 +9,7 @@ from http.client import HTTPException
 from pathlib import Path
 from uuid import uuid4
 
-import facenet_pytorch
 import torch
-from facenet_pytorch.models.inception_resnet_v1 import get_torch_home
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -36,10 +35,16 @@ def weights_file(config: LossConfig) -> Path:
         UserError: `loss.weights` is neither the name of pretrained weights nor a weight file.
     """
     if config.network == "mtcnn_onet":
-        return Path(facenet_pytorch.__file__).parent / "data" / "onet.pt"
+        # Found, not imported: that takes as long as importing torch.
+        package = importlib.util.find_spec("facenet_pytorch")
+        assert package is not None
+        assert package.origin is not None
+        return Path(package.origin).parent / "data" / "onet.pt"
     path = config.own_weights
     if path is None:
         name = Path(urllib.parse.urlparse(_PRETRAINED[config.weights]).path).name
+        from facenet_pytorch.models.inception_resnet_v1 import get_torch_home
+
         return Path(get_torch_home()) / "checkpoints" / name
     if path.is_file() and path.suffix in _SUFFIXES:
         return path

@@ -1,21 +1,22 @@
 """Charts of results: PIL images from plain values; nothing is shown on a screen.
 
 They use matplotlib's Figure with the Agg canvas, never pyplot, so no state is shared between
-threads and no display is needed.
+threads and no display is needed. Matplotlib and scipy are imported with the first picture: commands
+start sooner, and pictures come last.
 
 Legend: A attributes, Z latent size.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
-from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.spatial.distance import squareform
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _INK, _FAINT = "#24292f", "#d8dee4"
 LOGARITHMIC_SPAN = 3
@@ -177,12 +178,17 @@ def rate_bars(panels: Mapping[str, Mapping[str, Sequence[float | int]]]) -> Imag
 
 def _clustered_order(similarity: Float[np.ndarray, "A A"]) -> list[int]:
     """Positions in the leaf order of an average-linkage tree over the distances 1 - cosine."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
     distances = squareform(1 - similarity, checks=False)
     return [int(leaf) for leaf in leaves_list(linkage(distances, "average", optimal_ordering=True))]
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float) -> "Figure":
     """An empty figure of a size in inches."""
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
@@ -193,8 +199,10 @@ def _note(text: str) -> Image.Image:
     return _rendered(figure)
 
 
-def _rendered(figure: Figure) -> Image.Image:
+def _rendered(figure: "Figure") -> Image.Image:
     """The figure as an RGB picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -31,7 +31,7 @@ class _Job(NamedTuple):
     """A checkpoint to write: its step, the metrics up to it, and what fills its folder."""
 
     step: int
-    history: list[dict[str, float]]
+    history: list[dict[str, float | int]]
     write: Write
 
 
@@ -125,7 +125,7 @@ class CheckpointManager:
     def _is_unfinished(self, step: int) -> bool:
         return not storage.exists(storage.join(self.uri(step), TRAINING))
 
-    def best(self, history: Sequence[dict[str, float]]) -> int | None:
+    def best(self, history: Sequence[dict[str, float | int]]) -> int | None:
         """The step of the checkpoint with the lowest validation loss; none: none has one."""
         scores = {
             int(row["step"]): row["validation/loss"]
@@ -141,7 +141,7 @@ class CheckpointManager:
         """Remove what writers that were killed have left half done."""
         storage.remove_partial_writes(self._folder, _NAME.pattern, FILES)
 
-    def save(self, step: int, history: Sequence[dict[str, float]], write: Write) -> None:
+    def save(self, step: int, history: Sequence[dict[str, float | int]], write: Write) -> None:
         """Write the checkpoint of a step in the background, after the one before.
 
         Args:
@@ -170,6 +170,10 @@ class CheckpointManager:
                 f"({self._stop_reason}); mend that and give the same command again: it goes on "
                 "from the last that could"
             )
+
+    def close(self) -> None:
+        """Wait for what is being written, whatever becomes of it; none is kept any more."""
+        self._writer.shutdown()
 
     def finish(self) -> None:
         """Wait until the newest is there; it is tried again a few times.

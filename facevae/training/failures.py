@@ -56,7 +56,7 @@ def ending_at_repeated_errors(coordinator: Any, rank: int) -> Iterator[None]:
         # Another worker or a store may have gone, as far as this one can see.
         kinds = (OSError, UnreachableError, dist.DistError, ray.exceptions.RayError)
         is_connection = isinstance(cause, kinds) or "gloo" in str(cause)
-        if not is_connection and _lasting_mistake(error) is None:
+        if not is_connection and lasting_mistake(error) is None:
             reason = f"{type(cause).__name__}: {cause}"
             if ray.get(coordinator.fail.remote(rank, reason)) >= SAME_ERRORS:
                 raise RepeatedError(f"{SAME_ERRORS} times at the same step, {reason}") from error
@@ -73,14 +73,14 @@ class StopAtMistakes(ray.train.UserCallback):  # type: ignore[misc]  # ray is no
         """
         for exception in worker_exceptions.values():
             is_repeated = isinstance(exception, RepeatedError)
-            mistake = exception if is_repeated else _lasting_mistake(exception)
+            mistake = exception if is_repeated else lasting_mistake(exception)
             if mistake is not None:
                 raise mistake
 
 
 def cause_of(error: Exception) -> Exception:
     """The worker's own exception if it is one that the user can mend, else Ray's."""
-    failures = [getattr(error, "controller_failure", None)]
+    failures = [getattr(error, "controller_failure", error)]
     failures += getattr(error, "worker_failures", {}).values()
     return next(filter(None, map(_mistake, failures)), error)
 
@@ -100,7 +100,7 @@ def _mistake(failure: BaseException | None) -> UserError | None:
     return None
 
 
-def _lasting_mistake(failure: BaseException) -> UserError | None:
-    """The same, unless it may pass by itself."""
+def lasting_mistake(failure: BaseException) -> UserError | None:
+    """A failure as the mistake of the user's that caused it, unless it may pass by itself."""
     mistake = _mistake(failure)
     return None if isinstance(mistake, UnreachableError) else mistake

@@ -1,17 +1,23 @@
-"""The driver's side of a training: Ray Train's workers, their progress, and the wish to stop."""
+"""The driver's side of a training: Ray Train's workers, their progress, and the wish to stop.
+
+One worker on a machine of its own is the driver itself (Ray Train's local mode): processes that
+start Python and import torch one after the other take longer than many a training.
+"""
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import ray
 import ray.train
+import torch
 from ray.train.torch import TorchTrainer
 
 from facevae.config import TrainConfig
+from facevae.ray_cluster.connect import is_this_machine, keep_freed_memory
 from facevae.ray_cluster.nodes import draining_nodes
 from facevae.ray_cluster.placement import WorkerPlan
 from facevae.ray_cluster.this_job import submission_id
@@ -21,9 +27,15 @@ from facevae.runs.stopping import stopping
 from facevae.tracking import Run
 from facevae.training.checkpoint_manager import FOLDER
 from facevae.training.coordinator import Coordinator
-from facevae.training.failures import StopAtMistakes, cause_of, failure_config
+from facevae.training.failures import (
+    LOST_WORKERS,
+    RepeatedError,
+    StopAtMistakes,
+    cause_of,
+    failure_config,
+    lasting_mistake,
+)
 from facevae.training.loop import Metrics
-from facevae.training.worker import train_worker
 
 LOOK_SECONDS = 0.5
 NOTES = {
@@ -34,6 +46,23 @@ NOTES = {
 """the metrics that are shown beside the bar"""
 STOP_SECONDS = 45.0
 """how long a run that is told to stop waits for its checkpoint; Ray kills it after 60 s"""
+
+
+def _worker() -> Callable[[dict[str, Any]], None]:
+    """What a worker runs. As a local function it is pickled by value, not by the name of this file.
+
+    So Ray's controller, which hands it on, does not import what only the workers need.
+    """
+
+    def train_worker(job: dict[str, Any]) -> None:
+        from facevae.training import worker
+
+        worker.train_worker(job)
+
+    return train_worker
+
+
+train_worker = _worker()
 
 
 def run_training(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> str | None:
@@ -53,6 +82,7 @@ def run_training(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     coordinator = ray.remote(num_cpus=0, label_selector=here)(Coordinator).remote()
     is_fixed = plan.fewest == plan.workers
+    is_here = is_fixed and plan.workers == 1 and is_this_machine()
     trainer = _Trainer(
         train_worker,
         train_loop_config={
@@ -61,13 +91,14 @@ def run_training(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -
             "run": tuple(run.id),
             "started": run.started,
             "submission_id": submission_id(),
+            "use_gpu": plan.use_gpu,
             "threads": plan.threads,
             "readers": plan.readers,
             "reader_labels": plan.reader_labels,
             "coordinator": coordinator,
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=plan.workers if is_fixed else (plan.fewest, plan.workers),
+            num_workers=_number(plan, is_here),
             use_gpu=plan.use_gpu,
             resources_per_worker=plan.resources(),
             label_selector=plan.worker_labels or None,
@@ -85,12 +116,45 @@ def run_training(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -
         stopping(partial(_keep_a_checkpoint, coordinator)),
         _shown_progress(coordinator, config.training.steps),
     ):
-        try:
-            trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise cause_of(error) from error
+        if is_here:
+            _fit_here(trainer)
+        else:
+            try:
+                trainer.fit()
+            except ray.train.TrainingFailedError as error:
+                raise cause_of(error) from error
     unlogged: str | None = ray.get(coordinator.unlogged.remote())
     return unlogged
+
+
+def _number(plan: WorkerPlan, is_here: bool) -> int | tuple[int, int]:
+    """Ray Train's number of workers: 0 is its local mode."""
+    if is_here:
+        return 0
+    return plan.workers if plan.fewest == plan.workers else (plan.fewest, plan.workers)
+
+
+def _fit_here(trainer: TorchTrainer) -> None:
+    """Train in this process, and go on after what Ray Train would start new workers after."""
+    keep_freed_memory()
+    threads = torch.get_num_threads()
+    try:
+        for remaining in reversed(range(LOST_WORKERS + 1)):
+            try:
+                trainer.fit()
+                return
+            except RepeatedError:
+                raise
+            except Exception as error:
+                mistake = lasting_mistake(error)
+                if mistake is not None:
+                    raise mistake from error
+                if not remaining:
+                    raise cause_of(error) from error
+                reason = f"{type(error).__name__}: {error}"
+                log(f"train: goes on from the last checkpoint after {reason}")
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]  # ray is not annotated

@@ -144,7 +144,7 @@ class Trainer:
         return self.vae if self.average is None else self.average
 
     def state(
-        self, step: int, history: list[dict[str, float]], sums: list[list[float]]
+        self, step: int, history: list[dict[str, float | int]], sums: list[list[float]]
     ) -> TrainingState:
         """All that a checkpoint of a step holds."""
         average = self.average.state_dict() if self.average else None

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from facevae.config import TrainConfig
-from facevae.data.batches import training_batches
+from facevae.config import TrainConfig, TrainingConfig
+from facevae.data.batches import TrainingBatch, training_batches
 from facevae.data.order import RankRows, epoch_plan, spread_images
-from facevae.data.shard_files import read_manifest
+from facevae.data.shard_files import Manifest, read_manifest
 from facevae.errors import UNREADABLE, UserError
 from facevae.models import VAE
 from facevae.models.checkpoint import ModelCard, TrainingState, on_host, save_training
@@ -42,8 +43,8 @@ def train_worker(job: dict[str, Any]) -> None:
 
     Args:
         job: `config` (a TrainConfig as JSON), `shards` (folder), `run` (RunId as a tuple),
-            `started` (when the run began), `submission_id` (of the Ray job, or none), `threads`,
-            `readers`, `reader_labels`, and `coordinator` (a Coordinator actor).
+            `started` (when the run began), `submission_id` (of the Ray job, or none), `use_gpu`,
+            `threads`, `readers`, `reader_labels`, and `coordinator` (a Coordinator actor).
     """
     torch.set_num_threads(job["threads"])
     context = ray.train.get_context()
@@ -55,26 +56,42 @@ def train_worker(job: dict[str, Any]) -> None:
 def _train(job: dict[str, Any], rank: Rank) -> None:
     config = TrainConfig.model_validate(job["config"])
     manifest = read_manifest(job["shards"])
-    trainer = build_trainer(config, ray.train.torch.get_device(), rank, _parallel)
+    device = ray.train.torch.get_device() if job["use_gpu"] else torch.device("cpu")
     checkpoints = CheckpointManager(config.output, config.training, job["coordinator"].log.remote)
-    state = _restore(trainer, checkpoints)
+    state = _newest(checkpoints, rank)
     done, history, sums = (state.step, state.history, state.sums) if state else (0, [], [])
+    batches = _batches(done, config.training, manifest, rank, device, job)
+    trainer = build_trainer(config, device, rank, _parallel if rank.world_size > 1 else None)
+    if state is not None:
+        trainer.restore(state)
     addresses = _addresses(rank)
     callbacks = _WorkerCallbacks(trainer, checkpoints, config, manifest.digest, job, history)
-    if rank.rank == 0:
-        callbacks.start(done, addresses)
-    if done < config.training.steps:
-        batch_size = config.training.global_batch_size
-        stop = config.training.steps * batch_size
-        rank_rows = RankRows(*rank, batch_size, done * batch_size, stop)
-        plan = epoch_plan(manifest, "train", config.training.seed)
-        batches = training_batches(
-            job["shards"], plan, rank_rows, trainer.device, job["readers"], job["reader_labels"]
-        )
-        held_out = spread_images(job["shards"], manifest, "val", config.training.validation_images)
-        train(trainer, (batch.pixels for batch in batches), held_out, done + 1, callbacks, sums)
-    if rank.rank == 0:
-        callbacks.finish()
+    with callbacks.attached(done, addresses) if rank.rank == 0 else contextlib.nullcontext():
+        if done < config.training.steps:
+            held_out = spread_images(
+                job["shards"], manifest, "val", config.training.validation_images
+            )
+            pixels = (batch.pixels for batch in batches)
+            train(trainer, pixels, held_out, done + 1, callbacks, sums)
+
+
+def _batches(
+    done: int,
+    config: TrainingConfig,
+    manifest: Manifest,
+    rank: Rank,
+    device: torch.device,
+    job: dict[str, Any],
+) -> Iterator[TrainingBatch]:
+    """The batches after the steps that are done; its readers start now, beside what comes next."""
+    if done >= config.steps:
+        return iter(())
+    size = config.global_batch_size
+    rank_rows = RankRows(*rank, size, done * size, config.steps * size)
+    plan = epoch_plan(manifest, "train", config.seed)
+    return training_batches(
+        job["shards"], plan, rank_rows, device, job["readers"], job["reader_labels"]
+    )
 
 
 def _addresses(rank: Rank) -> list[str]:
@@ -90,11 +107,11 @@ def _parallel(vae: VAE) -> nn.Module:
     return wrapped
 
 
-def _restore(trainer: Trainer, checkpoints: CheckpointManager) -> TrainingState | None:
-    """Go back to the newest whole checkpoint, if there is one: the one that rank 0 finds."""
+def _newest(checkpoints: CheckpointManager, rank: Rank) -> TrainingState | None:
+    """The state of the newest whole checkpoint, if there is one: the one that rank 0 finds."""
     state: TrainingState | None = None
     found: list[Any] = [None, None]  # its step, or the mistake that rank 0 found instead
-    if trainer.rank.rank == 0:
+    if rank.rank == 0:
         try:
             checkpoints.remove_partial_writes()
             state = checkpoints.newest()
@@ -108,9 +125,7 @@ def _restore(trainer: Trainer, checkpoints: CheckpointManager) -> TrainingState 
         raise mistake
     if step is None:
         return None
-    state = state or checkpoints.load(step)
-    trainer.restore(state)
-    return state
+    return state or checkpoints.load(step)
 
 
 class _Requests:
@@ -120,13 +135,18 @@ class _Requests:
         self._coordinator = coordinator
         self.stop, self._saves = ray.get(coordinator.requests.remote())
         self._saved = self._saves
-        threading.Thread(target=self._look, daemon=True).start()
+        self._is_closed = threading.Event()
+        self._looking = threading.Thread(target=self._look, daemon=True)
+        self._looking.start()
 
     def _look(self) -> None:
         with contextlib.suppress(ray.exceptions.RayError):  # the driver has gone
-            while True:
+            while not self._is_closed.wait(LOOKING_SECONDS):
                 self.stop, self._saves = ray.get(self._coordinator.requests.remote())
-                time.sleep(LOOKING_SECONDS)
+
+    def close(self) -> None:
+        self._is_closed.set()
+        self._looking.join()
 
     def take_save_request(self) -> bool:
         """Whether a checkpoint is asked for that was not when this was called last."""
@@ -156,8 +176,12 @@ class _WorkerCallbacks:
         self._shards_digest, self._history = shards_digest, history
         self._job, self._coordinator = job, job["coordinator"]
 
-    def start(self, done: int, addresses: list[str]) -> None:
-        """Attach to the driver and to the run, and deliver what it lacks of the steps done."""
+    @contextlib.contextmanager
+    def attached(self, done: int, addresses: list[str]) -> Iterator[None]:
+        """A block in which driver and run hear of the training, at whose end all has arrived.
+
+        An error leaves nothing at work: the next attempt may be made in this process.
+        """
         self._requests = _Requests(self._coordinator)
         self._run = Run(
             RunId(*self._job["run"]),
@@ -166,6 +190,19 @@ class _WorkerCallbacks:
             started=self._job["started"],
             log=self._coordinator.log.remote,
         )
+        try:
+            self._catch_up(done, addresses)
+            yield
+            self._finish()
+        except Exception:
+            self._checkpoints.close()
+            raise
+        finally:
+            self._requests.close()
+            self._run.close()
+
+    def _catch_up(self, done: int, addresses: list[str]) -> None:
+        """Deliver what the run lacks of the steps done."""
         for row in self._history:
             metrics = dict(row)
             self._run.metrics(int(metrics.pop("step")), metrics)
@@ -231,11 +268,10 @@ class _WorkerCallbacks:
             time.sleep(ENDING_SECONDS)
             raise UserError(f"training was stopped after step {step}")
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Wait until all has arrived; the driver is told if not, for the training is done."""
         self._checkpoints.finish()
         try:
             self._run.flush()
         except UserError as error:
             ray.get(self._coordinator.give_up_logging.remote(str(error)))
-        self._run.close()

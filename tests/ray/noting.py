@@ -1,6 +1,6 @@
 """What the workers of a training note of the images they train, for the tests that interrupt it."""
 
-import os
+import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ def noting(folder: Path, at_step: Callable[[int, Rank], None]) -> Callable[[dict
 
         def noted(shards, plan, share, *rest):
             step = share.start // share.global_batch_size
-            name = f"rows-{rank.world_size}-{rank.rank}-{os.getpid()}"
+            name = f"rows-{rank.world_size}-{rank.rank}-{uuid.uuid4().hex}"
             with (folder / name).open("w") as notes:
                 for batch in batches(shards, plan, share, *rest):
                     step += 1
@@ -37,7 +37,10 @@ def noting(folder: Path, at_step: Callable[[int, Rank], None]) -> Callable[[dict
                     yield batch
 
         worker.training_batches = noted
-        worker.train_worker(job)
+        try:
+            worker.train_worker(job)
+        finally:
+            worker.training_batches = batches
 
     return train_worker
 

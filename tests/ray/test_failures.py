@@ -31,13 +31,14 @@ def coordinator():
     ray.kill(coordinator)
 
 
-def settings(shards, output) -> TrainConfig:
+def settings(shards, output, workers=1) -> TrainConfig:
     return TrainConfig(
         output=str(output),
         shards=str(shards),
         model={"latent_size": 8},
         loss={"reconstruction": "pixel"},
         training={"steps": 4, "global_batch_size": 24, "log_every": 1},
+        scaling={"workers": workers},
         tracking={"system_metrics": False},
     )
 
@@ -54,7 +55,11 @@ def test_a_damaged_shard_ends_the_run_at_once_and_is_named(shards, tmp_path, mon
     assert attempts(tmp_path) == 1
 
 
-def test_a_bug_ends_the_run_with_its_traceback(shards, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("workers", "error"),
+    [(1, RepeatedError), pytest.param(2, TrainingFailedError, marks=pytest.mark.long)],
+)
+def test_a_bug_ends_the_run_with_its_traceback(shards, tmp_path, monkeypatch, workers, error):
     at_interrupt = signal.getsignal(signal.SIGINT)
 
     def at_step(step, rank):
@@ -62,9 +67,9 @@ def test_a_bug_ends_the_run_with_its_traceback(shards, tmp_path, monkeypatch):
             raise ZeroDivisionError("a bug at step 3")
 
     monkeypatch.setattr(launch, "train_worker", noting(tmp_path, at_step))
-    with pytest.raises(TrainingFailedError, match="ZeroDivisionError: a bug at step 3"):
-        train_model(settings(shards, tmp_path / "run"))
-    assert attempts(tmp_path) == SAME_ERRORS
+    with pytest.raises(error, match="ZeroDivisionError: a bug at step 3"):
+        train_model(settings(shards, tmp_path / "run", workers))
+    assert attempts(tmp_path) == SAME_ERRORS * workers
     assert signal.getsignal(signal.SIGINT) is at_interrupt
 
 
