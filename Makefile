@@ -16,6 +16,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+SIDE_BY_SIDE := tests/unit tests/fuzz
+# One thread for each process: else each takes every core, and they wait for one another.
+PYTEST_SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
 .PHONY: setup demo quick test check long static bench fuzz killed-pass chaos image clean
 
 setup: $(INSTALLED)
@@ -33,10 +37,12 @@ demo: $(INSTALLED)
 	$(BIN)/facevae quickstart --config configs/quickstart.yaml
 
 quick: $(INSTALLED)
-	$(BIN)/python -m pytest tests/unit -m "not image and not long and not slow"
+	$(PYTEST_SIDE_BY_SIDE) tests/unit -m "not image and not long and not slow"
 
+# Side by side, but for those that measure time or start clusters.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST_SIDE_BY_SIDE) $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(SIDE_BY_SIDE))
 
 static: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -7,10 +7,12 @@ import time
 from types import SimpleNamespace
 
 import boto3
+import fsspec
 import pytest
 import requests
 from botocore.config import Config
 
+from facevae.runs import storage
 from tests.chaos.disk import Disk
 from tests.chaos.faults import Injector
 from tests.chaos.proxy import Proxy
@@ -111,6 +113,46 @@ def test_errors_of_s3_end_with_the_driver_at_the_latest(proxy, bucket):
     assert requests.get(proxy.address, timeout=5).status_code == 500
     injector.heal()
     assert requests.get(proxy.address, timeout=5).status_code == 200
+
+
+@pytest.fixture
+def through_the_proxy(proxy, s3, monkeypatch):
+    """The URI of an empty place in a bucket, whose store is reached through the proxy."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    return s3
+
+
+def write_and_read(place: str) -> None:
+    """Files and folders, as all commands write and read them."""
+    for number in range(2):
+        with storage.atomic_folder(f"{place}/folder", last="last") as folder:
+            (folder / "first").write_text(f"{number}")
+            (folder / "last").write_text("end")
+        storage.write_json(f"{place}/file.json", number)
+        assert storage.read_json(f"{place}/file.json") == number
+        assert storage.read_bytes(f"{place}/folder/first") == f"{number}".encode()
+    assert storage.names(f"{place}/folder") == ["first", "last"]
+
+
+def test_a_store_that_stands_still_is_waited_for(proxy, through_the_proxy):
+    stood: list[str] = []
+
+    def stand_still(path: str, phase: str) -> None:
+        if phase == "before":
+            stood.append(path)
+            time.sleep(1)
+
+    proxy.told = stand_still
+    write_and_read(through_the_proxy)
+    assert len(stood) == 6
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_store_that_answers_errors_is_asked_again(proxy, through_the_proxy, status):
+    proxy.fail(3, status)
+    write_and_read(through_the_proxy)
+    assert proxy.errors_left == 0
 
 
 def test_a_full_disk_takes_nothing_until_it_is_freed(tmp_path):

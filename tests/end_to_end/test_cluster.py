@@ -116,7 +116,7 @@ def test_everything_of_the_runs_is_in_the_bucket(rehearsal, runs):
     keys = {each["Key"] for page in pages for each in page["Contents"]}
     expected = [
         "faces/manifest.json", "faces/data/train-00000.parquet", "first/model/model.safetensors",
-        "first/checkpoints/step_0000100/optimizer.pt", "first/curves.png", "first/result.json",
+        "first/checkpoints/step_0000060/optimizer.pt", "first/curves.png", "first/result.json",
         "vectors/attribute_vectors.h5", "vectors/latents/train-00000.parquet",
         "vectors/statistics/train-00000.npz", "smile/edit.png",
     ]  # fmt: skip
@@ -145,7 +145,7 @@ def test_jobs_runs_and_checkpoints_name_each_other(rehearsal, runs):
     assert job["metadata"]["facevae.output"] == run.data.tags["facevae.output"]
     assert run.data.tags["facevae.submission_id"] == "second"
     assert storage.read_json("s3://facevae/second/run.json")["run_id"] == run.info.run_id
-    checkpoint = "s3://facevae/second/checkpoints/step_0000300"
+    checkpoint = "s3://facevae/second/checkpoints/step_0000400"
     assert storage.read_json(f"{checkpoint}/training.json")["submission_id"] == "second"
     assert storage.read_json(f"{checkpoint}/model.json")["run_id"] == run.info.run_id
 
@@ -164,7 +164,7 @@ def test_the_server_was_away_and_every_step_is_there_once(environment, rehearsal
         1000 * float(re.search(rf"^\+ ([\d.]+) cluster/local {command} mlflow$", log, re.M)[1])
         for command in ("kill", "start")
     )
-    assert back - killed >= 30_000
+    assert back - killed >= 15_000
     times = [
         metric.timestamp for metric in client.get_metric_history(run.info.run_id, "train/loss")
     ]
