@@ -1,8 +1,10 @@
 """`edit`: stored faces and vectors to pictures of edited faces."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+from jaxtyping import UInt8
 
 from facevae.attributes.hdf5 import VECTORS, read_vectors
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
@@ -13,6 +15,7 @@ from facevae.editing.latent_edit import choose_faces, decode_strengths, edit_fid
 from facevae.models import VAE
 from facevae.models.checkpoint import load_model
 from facevae.report.grids import save_png
+from facevae.report.spectrum import high_frequencies, mesh
 from facevae.report.strength_grids import labelled_strength_grid, strength_grid
 from facevae.runs import storage
 from facevae.runs.progress import log
@@ -33,7 +36,8 @@ def edit_faces(config: EditConfig) -> Metrics:
 
     Returns:
         Counts, and `kept/<attribute>`: the share of the asked-for change along the vector that is
-        found again when the edited faces are encoded (1: all of it).
+        found again when the edited faces are encoded (1: all of it); `mesh/strength_<s>` and
+        `high_frequencies/strength_<s>` of the lowest and the highest strength (report/spectrum.py).
 
     Raises:
         UserError: no such model, vectors, attribute or face; or vectors of another model.
@@ -100,9 +104,22 @@ def _edit(
         "faces": float(len(faces.image_id)),
         "strengths": float(len(editing.strengths)),
         **edit_fidelity(vae, decoded, vectors, editing),
+        **_artefacts(decoded, editing.strengths),
     }
     run.metrics(0, metrics)
     return metrics
+
+
+def _artefacts(
+    decoded: UInt8[np.ndarray, "F K S S 3"], strengths: Sequence[float]
+) -> dict[str, float]:
+    """What the faces at the lowest and the highest strength have that is in no face."""
+    ends = {int(np.argmin(strengths)), int(np.argmax(strengths))}
+    return {
+        f"{name}/strength_{strengths[end]:g}": measure(decoded[:, end])
+        for name, measure in (("mesh", mesh), ("high_frequencies", high_frequencies))
+        for end in sorted(ends)
+    }
 
 
 def _vectors_file(uri: str) -> str:

@@ -21,8 +21,10 @@ READER = 0.6e9
 """bytes of a process that reads and decodes, its images aside"""
 BLOCKS_PER_READER = 2
 """windows that Ray Data lets a reader be ahead"""
-GPU_GIB = {"T4": 16, "V100": 16, "P100": 16, "L4": 24, "A10G": 24, "A100": 40, "A100-40G": 40,
-           "A100-80G": 80, "L40S": 48, "H100": 80, "H200": 141, "B200": 180}  # fmt: skip
+CUDA = 1.0 * GIB
+"""of CUDA's context and cuDNN's work space on a GPU; 0.6 to 1 GiB on an H200"""
+GPU_GIB = {"T4": 16, "L4": 24, "A10G": 24, "A100": 40, "A100-40G": 40, "A100-80G": 80, "L40S": 48,
+           "H100": 80, "H200": 141, "B200": 180}  # fmt: skip
 """memory of GPUs by the names that Ray gives them; of others it is not known here"""
 
 
@@ -122,18 +124,20 @@ def train_lines(data: Data, config: TrainConfig, nodes: Sequence[Node]) -> list[
     for workers in sorted({plan.fewest, plan.workers}):
         sizes = [rank_size(batch, rank, workers) for rank in range(workers)]
         step = step_memory(config, data.image_size, max(sizes), device)
+        own = CUDA if plan.use_gpu else 0.0
         parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in step._asdict().items())
         lines += [
             f"batch: {batch} images per step, with {_many(workers, 'worker')} {_each(sizes)}",
             f"memory of a worker: about {step.total / GIB:.2f} GiB {where} ({parts}, and a quarter "
-            f"of the activations for work space), and {PROCESS / GIB:.1f} GiB for its process",
+            f"of the activations for work space), and {PROCESS / GIB:.1f} GiB for its process"
+            + (f"; {CUDA / GIB:.1f} GiB more on the GPU for CUDA itself" if own else ""),
         ]
         for node in set(nodes):
             count = min(workers, workers_on(plan, node))
             gpu_gib = GPU_GIB.get(node.gpu_type, math.inf)
-            if plan.use_gpu and count and step.total > gpu_gib * GIB:
+            if plan.use_gpu and count and step.total + own > gpu_gib * GIB:
                 raise UserError(
-                    f"a worker needs about {step.total / GIB:.1f} GiB on its GPU and a "
+                    f"a worker needs about {(step.total + own) / GIB:.1f} GiB on its GPU and a "
                     f"{node.gpu_type} has {gpu_gib}: lower training.global_batch_size, or raise "
                     "scaling.workers"
                 )

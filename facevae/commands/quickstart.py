@@ -1,6 +1,8 @@
 """`quickstart`: from faces to a smile; the other commands in a row, in one folder and one store."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import torch
 
 from facevae.attributes.vectors import index_of
 from facevae.commands.attributes import compute_attributes
@@ -17,9 +19,14 @@ from facevae.config import (
     TrainConfig,
 )
 from facevae.data.shard_files import read_manifest
+from facevae.models.precision import resolve_precision
+from facevae.ray_cluster.connect import connect, is_this_machine
+from facevae.ray_cluster.nodes import cluster_nodes
+from facevae.ray_cluster.placement import plan_workers
 from facevae.runs import storage
 from facevae.runs.progress import log
 from facevae.tracking import store_uri
+from facevae.training.budget import steps_in
 
 # Training reads the shards that were made of them.
 NO_IMAGES = dict.fromkeys(("images", "attributes", "partition", "identities"))
@@ -50,9 +57,10 @@ def quickstart(config: QuickstartConfig) -> Metrics:
     names = read_manifest(shards).attribute_names
     for name in config.editing.attribute:
         index_of(name, names)  # before hours of training, not after
-    metrics = train_model(
-        _part(TrainConfig, config, tracking, output=outputs["train"], shards=shards, **NO_IMAGES)
+    training = _part(
+        TrainConfig, config, tracking, output=outputs["train"], shards=shards, **NO_IMAGES
     )
+    metrics = train_model(_in_time(training, config))
     metrics |= compute_attributes(
         AttributesConfig(
             output=outputs["attributes"],
@@ -85,6 +93,32 @@ def _part(
     """The settings of one command, taken from those of all."""
     shared = {name: getattr(config, name) for name in kind.model_fields}
     return kind(**(shared | {"tracking": tracking, **changes}))
+
+
+def _in_time(training: TrainConfig, config: QuickstartConfig) -> TrainConfig:
+    """The training with as many steps as its time allows, or as were begun with."""
+    most, batch_size = training.training.steps, training.training.global_batch_size
+    if config.training_minutes is None or not is_this_machine() or training.scaling.most > 1:
+        return training
+    claim = storage.join(training.output, CLAIM)
+    if storage.exists(claim):
+        steps = min(most, int(storage.read_json(claim)["training"]["steps"]))
+    else:
+        connect()
+        use_gpu = plan_workers(training.scaling, cluster_nodes()).use_gpu
+        device = torch.device("cuda" if use_gpu else "cpu")
+        precision = resolve_precision(training.training.precision, device).arithmetic
+        fitting, rate = steps_in(
+            config.training_minutes, _with(training, precision=precision), device
+        )
+        steps = min(most, max(fitting, config.fewest_steps))
+        minutes = steps * batch_size / rate / 60
+        log(f"train: {steps} steps at {rate:.0f} images/s, about {minutes:.1f} minutes")
+    return _with(training, steps=steps)
+
+
+def _with(training: TrainConfig, **changes: Any) -> TrainConfig:
+    return training.model_copy(update={"training": training.training.model_copy(update=changes)})
 
 
 def _log_pictures(outputs: dict[str, str], uri: str) -> None:

@@ -1,7 +1,7 @@
 """`train`: shards to a trained VAE."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from facevae.commands.choose_precision import choose_precision
 from facevae.commands.paths import check_paths, paths_of
 from facevae.commands.run_step import Metrics, Step, Work, run_step
 from facevae.commands.shards import shard_faces
-from facevae.config import ShardsConfig, TrainConfig
+from facevae.config import ScalingConfig, ShardsConfig, TrainConfig
 from facevae.data.order import spread_images
 from facevae.data.shard_files import Manifest, read_manifest
 from facevae.errors import UserError
@@ -17,9 +17,10 @@ from facevae.models.checkpoint import CARD, MODEL_FILES
 from facevae.perceptual.network import check_perceptual_network
 from facevae.perceptual.weights import perceptual_weights_digest
 from facevae.ray_cluster.connect import connect
-from facevae.ray_cluster.nodes import cluster_nodes
-from facevae.ray_cluster.placement import plan_workers
+from facevae.ray_cluster.nodes import Node, cluster_nodes
+from facevae.ray_cluster.placement import WorkerPlan, plan_workers
 from facevae.runs import storage
+from facevae.runs.progress import log
 from facevae.tracking import MODEL_NAME, SHARDS_RUN_TAG, Run, store_uri
 from facevae.training.checkpoint_manager import FOLDER
 from facevae.training.launch import run_training
@@ -92,6 +93,7 @@ def _prepare(config: TrainConfig, given: Data | None, claimed: Mapping[str, Any]
     nodes = cluster_nodes()
     check_paths(paths_of(config), len(nodes))
     plan = plan_workers(config.scaling, nodes)
+    _tell_of_idle_gpus(config.scaling, plan, nodes)
     data = given or _checked(_make_shards(config))
     precision = choose_precision(
         "training.precision",
@@ -116,6 +118,15 @@ def _prepare(config: TrainConfig, given: Data | None, claimed: Mapping[str, Any]
         return keep_and_log_models(config, faces, run, unlogged)
 
     return Work(config.model_dump(mode="json"), train_identity(config), work)
+
+
+def _tell_of_idle_gpus(scaling: ScalingConfig, plan: WorkerPlan, nodes: Sequence[Node]) -> None:
+    gpus = sum(int(node.gpus) for node in nodes if not node.has_unsupported_gpu)
+    if scaling.gpu == "auto" and gpus and not plan.use_gpu:
+        log(
+            f"scaling.gpu auto: training runs on CPUs, since {scaling.fewest} workers would need a "
+            f"GPU each and there are {gpus}: with --scaling.workers {gpus} it runs on these"
+        )
 
 
 def _make_shards(config: TrainConfig) -> str:

@@ -111,6 +111,16 @@ class QuickstartConfig(TrainConfig):
     """`facevae quickstart`: from faces to a smile in one command."""
 
     output: str = Field("runs/quickstart", description="folder of everything")
+    training_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="about how long one worker on this machine may train: where training.steps "
+        "take longer, fewer are taken; how many is measured once, said, and kept in the run's "
+        "config.json",
+    )
+    fewest_steps: int = Field(
+        400, ge=1, description="steps that training_minutes leaves, however slow the machine is"
+    )
     encoding: EncodingConfig = Field(EncodingConfig())
     editing: EditingConfig = Field(EditingConfig())
 

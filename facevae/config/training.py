@@ -58,6 +58,12 @@ class LossConfig(Settings):
     layer_weights: tuple[float, ...] | None = Field(
         None, description="one factor per layer; none: 1 each, as the original"
     )
+    pixel_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the squared error of pixels in 0..255 beside that of features, "
+        "which do not see all of a picture's finest pattern; 0: features alone, as the original",
+    )
     network_image_size: int | None = Field(
         None,
         ge=48,
@@ -84,6 +90,8 @@ class LossConfig(Settings):
     def _one_weight_per_layer(self) -> "LossConfig":
         if self.layer_weights is not None and self.reconstruction == "pixel":
             raise ValueError("reconstruction pixel has no layers; leave layer_weights out")
+        if self.pixel_weight and self.reconstruction == "pixel":
+            raise ValueError("reconstruction pixel has no features; leave pixel_weight out")
         if self.layer_weights is not None and len(self.layer_weights) != len(self.layers):
             raise ValueError(
                 f"layer_weights has {len(self.layer_weights)} values for {len(self.layers)} "

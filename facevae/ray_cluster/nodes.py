@@ -23,6 +23,8 @@ POOLS: tuple[Pool, ...] = ("gpu", "data")
 GROUP_LABEL, GPU_LABEL = "ray.io/node-group", "ray.io/accelerator-type"
 GROUPS_VARIABLE = "FACEVAE_NODE_GROUPS"
 BOOTSTRAP_FILE = Path("~/ray_bootstrap_config.yaml")
+UNSUPPORTED_GPUS = frozenset(("K80", "M60", "P4", "P40", "P100", "V100"))
+"""whose compute capability is below 7.5, for which PyTorch's wheels of CUDA 13 have no kernels"""
 MANY = 100
 """how many nodes of a group without limit are planned with"""
 
@@ -40,6 +42,12 @@ class Node(NamedTuple):
     pool: str | None = None
     gpu_type: str = ""
     is_here: bool = True
+
+    @property
+    def has_unsupported_gpu(self) -> bool:
+        """Whether it has a GPU that is too old for PyTorch."""
+        kind = self.gpu_type.upper().removeprefix("NVIDIA-").removeprefix("TESLA-")
+        return self.gpus > 0 and kind.partition("-")[0] in UNSUPPORTED_GPUS
 
 
 class NodeGroup(NamedTuple):

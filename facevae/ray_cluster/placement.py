@@ -71,7 +71,15 @@ def plan_workers(scaling: ScalingConfig, nodes: Sequence[Node]) -> WorkerPlan:
     has_others = any(node.gpus >= 1 and node.pool != "gpu" for node in nodes)
     gpu_labels = {} if scaling.is_elastic and has_others else pool_labels(nodes, "gpu")
     gpus = sum(int(node.gpus) for node in nodes if allows(node, gpu_labels))
-    use_gpu = scaling.gpu == "yes" or (scaling.gpu == "auto" and gpus >= scaling.fewest)
+    old = next((node.gpu_type for node in nodes if node.has_unsupported_gpu), None)
+    use_gpu = scaling.gpu == "yes" or (
+        scaling.gpu == "auto" and gpus >= scaling.fewest and old is None
+    )
+    if use_gpu and old is not None:
+        raise TooSmallError(
+            f"PyTorch has no kernels for a {old}, only for compute capability 7.5 and above (T4, "
+            "L4, A10G and newer): say --scaling.gpu no, or take other nodes"
+        )
     if use_gpu and gpus < scaling.fewest:
         raise TooSmallError(
             f"scaling.workers {scaling.fewest} need a GPU each and the cluster has {gpus}: lower "

@@ -171,6 +171,11 @@ class CheckpointManager:
                 "from the last that could"
             )
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether the newest is not there yet."""
+        return self._written is not None and not self._written.done()
+
     def close(self) -> None:
         """Wait for what is being written, whatever becomes of it; none is kept any more."""
         self._writer.shutdown()

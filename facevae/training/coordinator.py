@@ -18,6 +18,7 @@ class Coordinator:
         self._lines: list[str] = []
         self._unlogged: str | None = None
         self._stops, self._saves, self._asked = False, 0, 0.0
+        self._has_unsaved_steps = False
         self._stopped: int | None = None
         self._failed_at = 0
         self._failures: Counter[tuple[int, str]] = Counter()
@@ -45,9 +46,13 @@ class Coordinator:
         self._failures[rank, reason] += 1
         return self._failures[rank, reason]
 
-    def requests(self) -> tuple[bool, int]:
-        """Whether to stop, and how many checkpoints out of turn were asked for so far."""
-        self._asked = time.monotonic()
+    def requests(self, has_unsaved_steps: bool) -> tuple[bool, int]:
+        """Whether to stop, and how many checkpoints out of turn were asked for so far.
+
+        Args:
+            has_unsaved_steps: whether a stop would lose steps that no checkpoint has yet.
+        """
+        self._asked, self._has_unsaved_steps = time.monotonic(), has_unsaved_steps
         return self._stops, self._saves
 
     def stopped(self, step: int) -> None:
@@ -57,9 +62,13 @@ class Coordinator:
     # --- from the driver ---
 
     def stop(self) -> bool:
-        """Ask for a checkpoint and an end; whether a worker is there to hear it."""
+        """Ask for a checkpoint and an end; whether there is one to wait for.
+
+        There is none if no worker hears it, or none has a step to lose; it may be asked again.
+        """
         self._stops = True
-        return time.monotonic() - self._asked < LISTENING_SECONDS
+        is_heard = time.monotonic() - self._asked < LISTENING_SECONDS
+        return is_heard and self._has_unsaved_steps
 
     def save(self) -> None:
         """Ask for a checkpoint now."""

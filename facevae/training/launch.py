@@ -14,7 +14,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from facevae.config import TrainConfig
 from facevae.ray_cluster.connect import is_this_machine, keep_freed_memory
@@ -44,6 +44,8 @@ NOTES = {
     "train/images_per_second": "{:.0f} images/s",
 }
 """the metrics that are shown beside the bar"""
+COLLECTIVE_SECONDS = 300
+"""how long ranks wait for one that stands still, before training starts anew without it"""
 STOP_SECONDS = 45.0
 """how long a run that is told to stop waits for its checkpoint; Ray kills it after 60 s"""
 
@@ -97,6 +99,7 @@ def run_training(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -
             "reader_labels": plan.reader_labels,
             "coordinator": coordinator,
         },
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_SECONDS),
         scaling_config=ray.train.ScalingConfig(
             num_workers=_number(plan, is_here),
             use_gpu=plan.use_gpu,
@@ -165,12 +168,12 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]  # ray is not annotated
 
 
 def _keep_a_checkpoint(coordinator: Any) -> None:
-    """Have the workers keep a checkpoint, if there are any, and wait for it."""
+    """Have the workers keep a checkpoint, if there is one to keep, and wait for it."""
     if not ray.get(coordinator.stop.remote()):
         return
     log("train: told to stop; a checkpoint is kept first")
     kept, ends = None, time.monotonic() + STOP_SECONDS
-    while kept is None and time.monotonic() < ends:
+    while kept is None and ray.get(coordinator.stop.remote()) and time.monotonic() < ends:
         time.sleep(0.05)
         kept = ray.get(coordinator.last_step.remote())
     if kept is not None:

@@ -73,8 +73,9 @@ class Criterion:
     def __init__(self, config: LossConfig, network: PerceptualNetwork | None) -> None:
         """Takes the frozen network of a perceptual loss, or none for the pixel loss."""
         self._config, self._network = config, network
-        self.layers = network.layers if network else ("pixels",)
-        self._weights = config.layer_weights or (1.0,) * len(self.layers)
+        features = network.layers if network else ()
+        self._weights = config.layer_weights or (1.0,) * len(features)
+        self.layers = features if features and not config.pixel_weight else (*features, "pixels")
 
     def __call__(
         self, vae: VAE, result: Reconstruction, pixels: UInt8[Tensor, "B D D 3"]
@@ -82,16 +83,25 @@ class Criterion:
         """The loss terms of a training pass of `vae` over stored pixels."""
         images = denormalise(result.images)
         if self._network is None:
-            target = resize(to_float(pixels), vae.image_size, vae.resize_method)
-            reconstruction = pixel_error(images, target)
+            reconstruction = self._pixel_error(vae, images, pixels)
             by_layer = reconstruction.detach()[:, None]
         else:
             reconstruction, by_layer = perceptual_error(
                 self._network, images, pixels, self._weights
             )
+            if self._config.pixel_weight:
+                error = self._pixel_error(vae, images, pixels)
+                reconstruction = reconstruction + self._config.pixel_weight * error
+                by_layer = torch.cat([by_layer, error.detach()[:, None]], dim=1)
         kl = kl_divergence(result.posterior)
         total = total_loss(kl, reconstruction, self._config.alfa, self._config.beta)
         return LossTerms(total, kl, reconstruction, by_layer)
+
+    @staticmethod
+    def _pixel_error(
+        vae: VAE, images: Float[Tensor, "B 3 S S"], pixels: UInt8[Tensor, "B D D 3"]
+    ) -> Float[Tensor, " B"]:
+        return pixel_error(images, resize(to_float(pixels), vae.image_size, vae.resize_method))
 
     def weigh(self, kl: float, reconstruction: float) -> float:
         """The total of mean terms."""

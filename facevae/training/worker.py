@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,9 +131,9 @@ def _newest(checkpoints: CheckpointManager, rank: Rank) -> TrainingState | None:
 class _Requests:
     """What the driver asks of the training, looked up in the background so that no step waits."""
 
-    def __init__(self, coordinator: Any) -> None:
-        self._coordinator = coordinator
-        self.stop, self._saves = ray.get(coordinator.requests.remote())
+    def __init__(self, coordinator: Any, has_unsaved_steps: Callable[[], bool]) -> None:
+        self._coordinator, self._has_unsaved_steps = coordinator, has_unsaved_steps
+        self.stop, self._saves = ray.get(coordinator.requests.remote(False))
         self._saved = self._saves
         self._is_closed = threading.Event()
         self._looking = threading.Thread(target=self._look, daemon=True)
@@ -142,11 +142,14 @@ class _Requests:
     def _look(self) -> None:
         with contextlib.suppress(ray.exceptions.RayError):  # the driver has gone
             while not self._is_closed.wait(LOOKING_SECONDS):
-                self.stop, self._saves = ray.get(self._coordinator.requests.remote())
+                looked = self._coordinator.requests.remote(self._has_unsaved_steps())
+                self.stop, self._saves = ray.get(looked)
 
     def close(self) -> None:
         self._is_closed.set()
         self._looking.join()
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self._coordinator.requests.remote(False))  # nothing is to be waited for
 
     def take_save_request(self) -> bool:
         """Whether a checkpoint is asked for that was not when this was called last."""
@@ -175,6 +178,7 @@ class _WorkerCallbacks:
         self._trainer, self._checkpoints, self._config = trainer, checkpoints, config
         self._shards_digest, self._history = shards_digest, history
         self._job, self._coordinator = job, job["coordinator"]
+        self._has_new_steps = False
 
     @contextlib.contextmanager
     def attached(self, done: int, addresses: list[str]) -> Iterator[None]:
@@ -182,7 +186,7 @@ class _WorkerCallbacks:
 
         An error leaves nothing at work: the next attempt may be made in this process.
         """
-        self._requests = _Requests(self._coordinator)
+        self._requests = _Requests(self._coordinator, self._has_unsaved_steps)
         self._run = Run(
             RunId(*self._job["run"]),
             self._config.tracking,
@@ -248,7 +252,11 @@ class _WorkerCallbacks:
             self._coordinator.log.remote(f"warning: the grid of step {step} is damaged ({reason})")
             return None
 
+    def _has_unsaved_steps(self) -> bool:
+        return self._has_new_steps or self._checkpoints.is_writing
+
     def wants_checkpoint(self) -> bool:
+        self._has_new_steps = True
         self._checkpoints.check()
         return self._requests.take_save_request()
 
@@ -267,6 +275,7 @@ class _WorkerCallbacks:
             ray.get(self._coordinator.stopped.remote(step))
             time.sleep(ENDING_SECONDS)
             raise UserError(f"training was stopped after step {step}")
+        self._has_new_steps = False
 
     def _finish(self) -> None:
         """Wait until all has arrived; the driver is told if not, for the training is done."""

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from s3fs import S3FileSystem
 
-from facevae.commands.train import train_identity, train_model
-from facevae.config import TrainConfig
+from facevae.commands.train import _tell_of_idle_gpus, train_identity, train_model
+from facevae.config import ScalingConfig, TrainConfig
 from facevae.errors import UserError
 from facevae.models import build_vae
 from facevae.models.checkpoint import ModelCard, TrainingState, save_training
+from facevae.ray_cluster.nodes import Node
+from facevae.ray_cluster.placement import plan_workers
 from facevae.tracking import start_run
 from facevae.training.checkpoint_manager import CheckpointManager
 from facevae.training.publish import keep_and_log_models
@@ -44,6 +46,23 @@ def test_shards_that_are_not_there_are_found_before_anything_is_made(tmp_path):
     with pytest.raises(UserError, match=r"no shards in .*run `facevae shards`"):
         train_model(missing)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpu", "kind", "said"),
+    [
+        (2, "auto", "T4", "2 workers would need a GPU each and there are 1: with --scaling.work"),
+        (1, "auto", "T4", ""),
+        (2, "no", "T4", ""),
+        (1, "auto", "V100", ""),
+    ],
+)
+def test_gpus_that_stay_idle_are_told_of(capsys, workers, gpu, kind, said):
+    scaling, nodes = ScalingConfig(workers=workers, gpu=gpu), [Node(8, 1, gpu_type=kind)]
+    _tell_of_idle_gpus(scaling, plan_workers(scaling, nodes), nodes)
+    told = capsys.readouterr().err
+    assert told.count("\n") == bool(said)
+    assert said in told
 
 
 @pytest.mark.parametrize(("best", "downloads"), [(1, 2), (2, 1)])

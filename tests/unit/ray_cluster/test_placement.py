@@ -25,6 +25,16 @@ def test_gpus_are_taken_where_there_are_enough():
     assert not plan_workers(ScalingConfig(workers=9, cpus_per_worker=1), BOX).use_gpu
 
 
+@pytest.mark.parametrize("kind", ["V100", "Tesla-P100", "TESLA-K80", "P40"])
+def test_gpus_that_torch_has_no_kernels_for_are_left_alone_and_refused_if_wanted(kind):
+    nodes = [Node(8, 2, gpu_type=kind), Node(8, 1, gpu_type="T4")]
+    assert not plan_workers(ScalingConfig(workers=1), nodes).use_gpu
+    assert not plan_workers(ScalingConfig(workers=1, gpu="no"), nodes).use_gpu
+    with pytest.raises(UserError, match=f"no kernels for a {kind}.*--scaling.gpu no"):
+        plan_workers(ScalingConfig(workers=1, gpu="yes"), nodes)
+    assert plan_workers(ScalingConfig(workers=1), nodes[1:]).use_gpu
+
+
 @pytest.mark.parametrize(
     ("workers", "nodes", "threads"),
     [

@@ -1,6 +1,8 @@
 """The coordinator between driver and workers."""
 
-from facevae.training.coordinator import Coordinator
+import time
+
+from facevae.training.coordinator import LISTENING_SECONDS, Coordinator
 
 
 def test_lines_are_read_once_and_metrics_stay():
@@ -12,13 +14,18 @@ def test_lines_are_read_once_and_metrics_stay():
     assert coordinator.read()[2] == []
 
 
-def test_a_stop_tells_whether_a_worker_hears_it():
+def test_a_stop_tells_whether_there_is_a_checkpoint_to_wait_for(monkeypatch):
     coordinator = Coordinator()
     assert not coordinator.stop()
-    assert coordinator.requests() == (True, 0)
+    assert coordinator.requests(True) == (True, 0)
     assert coordinator.stop()
     coordinator.save()
-    assert coordinator.requests() == (True, 1)
+    assert coordinator.requests(False) == (True, 1)
+    assert not coordinator.stop()
+    coordinator.requests(True)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + LISTENING_SECONDS)
+    assert not coordinator.stop()
     assert coordinator.last_step() is None
     coordinator.stopped(7)
     assert coordinator.last_step() == 7

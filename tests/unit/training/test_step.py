@@ -165,6 +165,27 @@ def test_layer_weights_scale_their_layers():
     torch.testing.assert_close(terms.reconstruction, expected)
 
 
+def test_the_error_of_pixels_is_added_to_that_of_features_with_its_weight():
+    config = LOSS.model_copy(update={"pixel_weight": 0.25})
+    vae = build_vae(ModelConfig(latent_size=8))
+    pixels = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    result = vae(model_input(pixels, 64, vae.resize_method), torch.zeros(3, 8))
+    both = Criterion(config, NETWORK)(vae, result, pixels)
+    features = Criterion(LOSS, NETWORK)(vae, result, pixels)
+    plain = Criterion(LossConfig(reconstruction="pixel"), None)(vae, result, pixels)
+    assert Criterion(config, NETWORK).layers == (*NETWORK.layers, "pixels")
+    expected = features.reconstruction + 0.25 * plain.reconstruction
+    torch.testing.assert_close(both.reconstruction, expected)
+    torch.testing.assert_close(both.by_layer[:, -1], plain.reconstruction)
+    (gradient,) = torch.autograd.grad(both.total, result.images, retain_graph=True)
+    parts = [
+        torch.autograd.grad(each.reconstruction.mean(), result.images, retain_graph=True)[0]
+        for each in (features, plain)
+    ]
+    weight = LOSS.beta * 128
+    torch.testing.assert_close(gradient, weight * (parts[0] + 0.25 * parts[1]))
+
+
 def test_the_pixel_loss_is_the_squared_difference_in_0_to_255():
     loss = LossConfig(reconstruction="pixel")
     learner = trainer(loss=loss, global_batch_size=4)
