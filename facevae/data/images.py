@@ -12,13 +12,15 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 MAX_PIXELS = 64_000_000  # 8000 x 8000; 256 MB as RGBA, the most that one decoding task should hold
 MAX_STORED_PIXELS = 1024 * 1024  # the largest sharding.image_size; a batch holds many
 MIN_SIDE = 16
 # A cut-out face was made to be seen on a white page. Cutting the alpha channel off, as the original
 # does, uncovers whatever colours an editor left beneath the transparent pixels.
 BACKGROUND = (255, 255, 255)
+# Telephones store HEIC, and call it .jpg now and then.
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
 
 
 class BadImageError(ValueError):
@@ -31,13 +33,15 @@ class BadImageError(ValueError):
 def decode_image(data: bytes) -> Image.Image:
     """Returns the RGB picture in an encoded file: upright, first frame, alpha laid on white.
 
-    Reads PNG, JPEG, WebP, BMP, TIFF and GIF; grey, palette and CMYK become RGB, and 16-bit grey is
-    scaled to 0..255, not clipped. The size is judged from the header, before any pixel is decoded.
-    Pillow's warnings are silenced; libtiff's own line on stderr about a corrupt TIFF is not.
+    Reads PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000 and PPM with its kin; grey, palette and
+    CMYK become RGB, and 16-bit grey is scaled to 0..255, not clipped. The size is judged from the
+    header, before any pixel is decoded. Pillow's warnings are silenced; libtiff's own line on
+    stderr about a corrupt TIFF is not.
 
     Raises:
-        BadImageError: empty, truncated, corrupt, not an image, too large, too small, or in a form
-            whose brightness range is not known (32-bit and floating-point samples).
+        BadImageError: empty, truncated, corrupt, not an image, of a kind that is not read, too
+            large, too small, or in a form whose brightness range is not known (32-bit and
+            floating-point samples).
     """
     if not data:
         raise BadImageError("empty file")
@@ -60,14 +64,28 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
+        if _is_heic(data):
+            raise BadImageError(not_read("HEIC")) from None
         raise BadImageError("truncated" if _format(data) else "not an image") from None
     except Image.DecompressionBombError:
         raise BadImageError(f"too large: {_stated_size(data)}") from None
 
 
+def not_read(kind: str) -> str:
+    """Returns the reason why an image of a kind that is not read is left out."""
+    return f"{kind} is not read: convert the file to JPEG or PNG"
+
+
+def _is_heic(data: bytes) -> bool:
+    """Whether the file names a brand of HEIC among those that it goes by."""
+    header = data[: int.from_bytes(data[:4], "big")][:256]
+    brands = {header[at : at + 4] for at in range(8, len(header), 4)}
+    return header[4:8] == b"ftyp" and not HEIC_BRANDS.isdisjoint(brands)
+
+
 def _format(data: bytes) -> str | None:
     """Returns the format whose signature the file bears."""
-    return next((name for name in FORMATS if Image.OPEN[name][1](data[:16])), None)  # type: ignore[misc]  # all six formats have a signature test
+    return next((name for name in FORMATS if Image.OPEN[name][1](data[:16])), None)  # type: ignore[misc]  # all formats have a signature test
 
 
 def _stated_size(data: bytes) -> str:

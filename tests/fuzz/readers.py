@@ -87,6 +87,12 @@ def _images(folder: Path) -> Iterator[Reader]:
             _encoded(face, "TIFF", compression="tiff_lzw"),
             _encoded(face, "BMP"),
         ],
+        "AVIF, JPEG 2000, PPM": [
+            _encoded(face, "AVIF"),
+            _encoded(face, "JPEG2000"),
+            _encoded(face, "JPEG2000", no_jp2=True),
+            _encoded(face, "PPM"),
+        ],
     }
     forms["JPEG"].append(_bombs()[1])
     forms["PNG"] += [_bombs()[0], _bombs()[2]]

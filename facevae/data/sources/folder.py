@@ -3,7 +3,7 @@
 import hashlib
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from facevae.config import LabelEncoding, Split
-from facevae.data.images import decode_image
+from facevae.data.images import decode_image, not_read
 from facevae.data.sources import FaceListing, hash_split
 from facevae.data.sources.tables import (
     LabelTable,
@@ -23,8 +23,22 @@ from facevae.data.sources.tables import (
 from facevae.errors import UserError
 
 IMAGE_EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff"),
+        *(".gif", ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+        *(".pbm", ".pgm", ".pnm", ".ppm"),
+    )
 )
+UNREAD_EXTENSIONS = frozenset(
+    (
+        *(".heic", ".heif", ".heics", ".hif", ".jxl", ".jxr", ".psd", ".svg", ".exr", ".hdr"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".pef"),
+        *(".tga", ".dds", ".ico", ".pcx", ".qoi", ".ras", ".sgi", ".xbm", ".xpm"),
+    )
+)
+"""endings of images that are not read; a label row that has such an image is told so"""
+
+NO_IMAGE = "label row without image"
 
 Value = TypeVar("Value")
 Item = TypeVar("Item", int, str)
@@ -65,7 +79,10 @@ class ImageFolderSource:
 
     @property
     def unlisted(self) -> list[tuple[str, str]]:
-        """(id, reason): label rows in the table's order, then images sorted by path."""
+        """(id, reason): label rows in the table's order, then images sorted by path.
+
+        A row whose image is of a kind that is not read goes by the image's path.
+        """
         return self._matched[1]
 
     def load(self, image_id: str) -> Image.Image:
@@ -98,11 +115,22 @@ class ImageFolderSource:
 
     @cached_property
     def _matched(self) -> tuple[FaceListing, list[tuple[str, str]]]:
-        files = list_images(self.images)
-        rows, reasons = _match(self._table.image_ids, files, self.attributes)
+        files, ids = list_images(self.images), self._table.image_ids
+        rows, reasons = _match(ids, files)
+        open_rows = [row for row in range(len(ids)) if reasons.get(row) == NO_IMAGE]
+        unread = _unread_of(self.images, ids, open_rows)
+        if not rows:
+            if unread:
+                raise _no_read_image(self.images, next(iter(unread.values())))
+            raise _no_row(self.attributes, ids, files)
         partition = _by_file(self.partition, read_partition, files) if self.partition else None
         people = _by_file(self.identities, read_identities, files) if self.identities else None
-        unlisted = [(self._table.image_ids[row], reasons[row]) for row in sorted(reasons)]
+        unlisted = [
+            (unread[row], not_read(_kind(unread[row])))
+            if row in unread
+            else (ids[row], reasons[row])
+            for row in sorted(reasons)
+        ]
         listed: list[str] = []
         for file in files:
             if file not in rows:
@@ -132,7 +160,9 @@ def _by_file(
     """Returns a table's value for each file that it is about."""
     values = read(path)
     ids = list(values)
-    rows, _ = _match(ids, files, path)
+    rows, _ = _match(ids, files)
+    if not rows:
+        raise _no_row(path, ids, files)
     return {file: values[ids[row]] for file, row in rows.items()}
 
 
@@ -146,9 +176,21 @@ def list_images(folder: str) -> list[str]:
     Hidden files are passed over; links are followed, and each folder is visited once.
 
     Raises:
-        UserError: the folder is missing, not a folder, unreadable, without images, or has a name
-            that is not UTF-8.
+        UserError: the folder is missing, not a folder, unreadable, without images that are read,
+            or has a name that is not UTF-8.
     """
+    paths = _files(folder, IMAGE_EXTENSIONS)
+    if not paths:
+        unread = _files(folder, UNREAD_EXTENSIONS)
+        if unread:
+            raise _no_read_image(folder, unread[0])
+        kinds = " ".join(sorted(IMAGE_EXTENSIONS))
+        raise UserError(f"no images in {folder} nor below it: expected files that end in {kinds}")
+    return paths
+
+
+def _files(folder: str, extensions: Set[str]) -> list[str]:
+    """Returns the sorted relative POSIX paths of the visible files that end in one of these."""
     root = Path(folder)
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
@@ -163,10 +205,11 @@ def list_images(folder: str) -> list[str]:
         visited.add((status.st_dev, status.st_ino))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         prefix = Path(directory).relative_to(root).as_posix() + "/"
-        paths += [prefix.removeprefix("./") + name for name in names if _is_image(name)]
-    if not paths:
-        kinds = " ".join(sorted(IMAGE_EXTENSIONS))
-        raise UserError(f"no images in {folder} nor below it: expected files that end in {kinds}")
+        paths += [
+            prefix.removeprefix("./") + name
+            for name in names
+            if not name.startswith(".") and _extension(name) in extensions
+        ]
     for path in paths:
         if path.encode(errors="ignore").decode() != path:  # an id must fit a Parquet string
             raise UserError(f"the file name {path!a} in {folder} is not UTF-8: rename the file")
@@ -177,14 +220,38 @@ def _unreadable(error: OSError) -> None:
     raise UserError(f"cannot list the folder {error.filename}: {error.strerror}")
 
 
-def _is_image(name: str) -> bool:
-    extension = posixpath.splitext(name)[1].lower()
-    return not name.startswith(".") and extension in IMAGE_EXTENSIONS
+def _extension(path: str) -> str:
+    return posixpath.splitext(path)[1].lower()
 
 
-def _match(
-    ids: Sequence[str], files: Sequence[str], table: str
-) -> tuple[dict[str, int], dict[int, str]]:
+def _kind(path: str) -> str:
+    return _extension(path)[1:].upper()
+
+
+def _no_read_image(folder: str, unread: str) -> UserError:
+    return UserError(
+        f"no image to read in {folder}: there is '{unread}', but {not_read(_kind(unread))}"
+    )
+
+
+def _no_row(table: str, ids: Sequence[str], files: Sequence[str]) -> UserError:
+    return UserError(
+        f"no row of {table} is about an image: its first id is '{ids[0]}', the first image "
+        f"'{files[0]}'; ids should be the images' paths or names, with or without extension"
+    )
+
+
+def _unread_of(folder: str, ids: Sequence[str], rows: Sequence[int]) -> dict[int, str]:
+    """Returns the image of a kind that is not read, for each of these rows that has one."""
+    unread = _files(folder, UNREAD_EXTENSIONS) if rows else []
+    found: dict[int, str] = {}
+    for key in reversed(KEYS):
+        by_key = {key(file): file for file in unread}
+        found |= {row: by_key[key(ids[row])] for row in rows if key(ids[row]) in by_key}
+    return found
+
+
+def _match(ids: Sequence[str], files: Sequence[str]) -> tuple[dict[str, int], dict[int, str]]:
     """Returns the row of each file that has one, and the reason of each row that has no file.
 
     An id may be a file's path, that path with another extension, its name, or its name with
@@ -193,7 +260,7 @@ def _match(
     rows: dict[str, int] = {}
     reasons: dict[int, str] = {}
     open_rows, open_files = list(range(len(ids))), list(files)
-    for key in (str, _stem, posixpath.basename, _name_stem):
+    for key in KEYS:
         rows_of = _grouped(open_rows, [key(ids[row]) for row in open_rows])
         files_of = _grouped(open_files, map(key, open_files))
         for name in rows_of.keys() & files_of.keys():
@@ -205,12 +272,7 @@ def _match(
                 reasons.update(dict.fromkeys(same, reason))
         open_rows = [row for name in rows_of.keys() - files_of.keys() for row in rows_of[name]]
         open_files = [file for name in files_of.keys() - rows_of.keys() for file in files_of[name]]
-    if not rows:
-        raise UserError(
-            f"no row of {table} is about an image: its first id is '{ids[0]}', the first image "
-            f"'{files[0]}'; ids should be the images' paths or names, with or without extension"
-        )
-    reasons.update(dict.fromkeys(open_rows, "label row without image"))
+    reasons.update(dict.fromkeys(open_rows, NO_IMAGE))
     return rows, reasons
 
 
@@ -225,8 +287,13 @@ def _stem(path: str) -> str:
     """Returns a path without an image's extension; "v1.0" keeps its ".0"."""
     path = posixpath.normpath(path.replace("\\", "/"))
     root, extension = posixpath.splitext(path)
-    return root if extension.lower() in IMAGE_EXTENSIONS else path
+    is_known = extension.lower() in IMAGE_EXTENSIONS or extension.lower() in UNREAD_EXTENSIONS
+    return root if is_known else path
 
 
 def _name_stem(path: str) -> str:
     return posixpath.basename(_stem(path))
+
+
+KEYS = (str, _stem, posixpath.basename, _name_stem)
+"""how an id may name a file, the surest way first"""

@@ -18,12 +18,17 @@ LOSSLESS: dict[str, tuple[str, dict[str, Any]]] = {
     "bmp": ("BMP", {}),
     "tiff": ("TIFF", {}),
     "tiff_lzw": ("TIFF", {"compression": "tiff_lzw"}),
+    "jp2": ("JPEG2000", {"irreversible": False}),
+    "j2k": ("JPEG2000", {"no_jp2": True}),
+    "ppm": ("PPM", {}),
 }
 LOSSY: dict[str, tuple[str, dict[str, Any]]] = {
     "jpeg": ("JPEG", {"quality": 95}),
     "progressive": ("JPEG", {"quality": 95, "progressive": True}),
     "lossy_webp": ("WEBP", {"quality": 95}),
     "gif": ("GIF", {}),
+    "avif": ("AVIF", {"quality": 90}),
+    "lossy_jp2": ("JPEG2000", {"quality_layers": [10], "irreversible": True}),
 }
 
 
@@ -102,7 +107,7 @@ def test_half_transparent_is_mixed_with_white() -> None:
     assert (np.abs(np.asarray(decode_image(saved(image, "PNG"))).astype(int) - 127) <= 1).all()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG2000", "PPM"])
 def test_16_bit_grey_is_scaled_not_clipped(kind: str) -> None:
     ramp = np.linspace(0, 65535, 64 * 64).round().astype(np.uint16).reshape(64, 64)
     pixels = np.asarray(decode_image(saved(Image.fromarray(ramp), kind)))
@@ -131,7 +136,7 @@ def test_samples_of_unknown_range_are_refused(samples: np.ndarray, reason: str) 
         decode_image(saved(Image.fromarray(samples), "TIFF"))
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
 def test_animation_gives_its_first_frame(kind: str) -> None:
     frames = [Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in ("white", "black", "red")]
     data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
@@ -162,7 +167,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
         (b"\x89PNG\r\n\x1a\n", "^truncated$"),
         (b"<html>404 Not Found</html>", "^not an image$"),
         (bytes(1000), "^not an image$"),
-        (saved(smooth_image(), "PPM"), "^not an image$"),  # a format that we do not allow
+        (saved(smooth_image(), "TGA"), "^not an image$"),  # a format that we do not allow
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n", "^not an image$"),
         (saved(smooth_image().resize((15, 40)), "PNG"), "^too small: 15x40$"),
         (png_of_size(30_000, 30_000), "^too large: 30000x30000$"),
@@ -178,6 +183,14 @@ def test_bad_files_have_a_short_reason(
     with pytest.raises(BadImageError, match=reason):
         decode_image(data)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("brands", [b"heic", b"mif1----heic", b"msf1----mif1hevc", b"heix----miaf"])
+def test_a_telephone_s_heic_is_told_whatever_its_name(brands: bytes) -> None:
+    header = b"ftyp" + brands
+    data = (len(header) + 4).to_bytes(4, "big") + header + bytes(100)
+    with pytest.raises(BadImageError, match=r"^HEIC is not read: convert the file"):
+        decode_image(data)
 
 
 @pytest.mark.parametrize("name", [*LOSSLESS, *LOSSY])
