@@ -51,6 +51,23 @@ PARTIAL = ".partial"
 """what the name of a file or folder ends with while it is written, `.NAME.RANDOM.partial`"""
 
 
+def _umask() -> int:
+    """The permissions that the user withholds from new files."""
+    with contextlib.suppress(OSError):
+        found = re.search(
+            r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(), re.MULTILINE
+        )
+        if found:
+            return int(found[1], 8)
+    umask = os.umask(0o077)  # it cannot be read here without being set
+    os.umask(umask)
+    return umask
+
+
+# Read once and early: MLflow sets it to 0 for a moment whenever it logs a file.
+UMASK = _umask()
+
+
 def is_local(uri: str) -> bool:
     """Whether the URI names a file of this machine."""
     return "://" not in uri or uri.startswith("file://")
@@ -269,7 +286,7 @@ def atomic_file(uri: str, *, fsync: bool = True) -> Iterator[Path]:
         with writing_to(uri):
             yield temporary
             if local:
-                temporary.chmod(0o644)
+                _give_mode(temporary)
                 if fsync:
                     _sync(temporary)
                 temporary.replace(path)
@@ -317,6 +334,7 @@ def atomic_folder(
             yield temporary
             if local:
                 for each in (*temporary.rglob("*"), temporary):
+                    _give_mode(each)
                     _sync(each)
                 _move_folder(temporary, Path(path), last)
                 _sync(Path(path).parent)
@@ -325,6 +343,11 @@ def atomic_folder(
                 _upload_folder(temporary, filesystem, path, last)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _give_mode(path: Path) -> None:
+    """Give a file or folder the permissions of a new one: tempfile's are its owner's alone."""
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~UMASK)
 
 
 def _sync(path: Path) -> None:
@@ -338,7 +361,6 @@ def _sync(path: Path) -> None:
 
 def _move_folder(temporary: Path, path: Path, last: str | None) -> None:
     """Give a folder its name, or its files to the folder that has the name already."""
-    temporary.chmod(0o755)
     if not path.exists():
         temporary.replace(path)
         return

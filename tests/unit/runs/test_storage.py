@@ -2,6 +2,8 @@
 
 import errno
 import hashlib
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -286,3 +288,33 @@ def test_a_file_of_another_program_is_named_before_it_would_be_replaced(place):
     storage.refuse_foreign(f"{place}/model", r"model|README\.txt")
     with pytest.raises(UserError, match=r"model/model\.json is not of this program.*move it"):
         storage.refuse_foreign(f"{place}/model", r"model\.(json|safetensors)")
+
+
+KINDS_OF_FILES = KILLED_WRITER.with_name("kinds_of_files.py")
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0o022, 0o002])
+def test_the_umask_is_kept_for_every_file_and_folder(tmp_path, umask):
+    folder = tmp_path / "run"
+    subprocess.run([sys.executable, KINDS_OF_FILES, folder], check=True, umask=umask)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]}
+    assert sum(path.is_file() for path in modes) >= 7
+    for path, mode in modes.items():
+        assert mode == (0o777 if path.is_dir() else 0o666) & ~umask, path
+
+
+def test_the_umask_is_not_what_another_thread_sets_for_a_moment(tmp_path):
+    before = os.umask(0)
+    try:
+        storage.write_json(str(tmp_path / "file.json"), {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file.json").stat().st_mode) == 0o666 & ~before
+
+
+def test_the_umask_is_found_where_proc_does_not_tell(monkeypatch):
+    def missing(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert storage._umask() == storage.UMASK
