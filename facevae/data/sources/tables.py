@@ -44,19 +44,20 @@ def read_label_table(path: str, encoding: LabelEncoding = "auto") -> LabelTable:
     """
     has_commas, rows = _read_rows(path)
     stated = None if has_commas else _stated_count(path, rows)
-    names = _attribute_names(path, rows, has_commas)
+    header, names = _attribute_names(path, rows, has_commas)
     lines: dict[str, int] = {}
     values = bytearray()
     for line, (image_id, *row) in rows:
         if len(row) != len(names):
-            raise _error(path, line, f"expected {len(names)} labels, found {len(row)}")
+            named = f"line {header} names {len(names)} attributes"
+            raise _error(path, line, f"expected {len(names)} labels, found {len(row)}; {named}")
         _add_id(path, lines, image_id, line)
         try:
             values.extend(map(_LABEL_BYTES.__getitem__, row))
         except KeyError as error:
             raise _error(path, line, f"expected labels -1, 0 or 1, found {error}") from None
     if stated is not None and stated != len(lines):
-        raise _error(path, 1, f"says {stated} rows, found {len(lines)}: is the file cut short?")
+        raise _wrong_count(path, stated, lines)
     if not lines:
         raise UserError(f"{path} has a header and no rows")
     labels = np.frombuffer(values, np.int8).reshape(len(lines), len(names))
@@ -113,7 +114,7 @@ def _csv_rows(path: str, lines: io.StringIO) -> Iterator[Row]:
     try:
         for row in reader:
             if any(row):
-                yield reader.line_num, row
+                yield reader.line_num, [cell.strip() for cell in row]
     except csv.Error as error:
         raise _error(path, reader.line_num, str(error)) from None
 
@@ -122,26 +123,58 @@ def _stated_count(path: str, rows: Iterator[Row]) -> int:
     line, row = next(rows)
     if len(row) != 1 or _whole_number(row[0]) is None:
         found = " ".join(row)[:40]
-        raise _error(path, line, f"expected a row count or a header with commas, found '{found}'")
+        raise _error(
+            path,
+            line,
+            f"expected a row count or a header with commas, found '{found}': put the number of "
+            "rows into a line of its own above the names, or separate the columns by commas",
+        )
     return int(row[0])
 
 
-def _attribute_names(path: str, rows: Iterator[Row], has_commas: bool) -> tuple[str, ...]:
+def _wrong_count(path: str, stated: int, lines: dict[str, int]) -> UserError:
+    found = f"says {stated} rows, found {len(lines)}"
+    if lines:
+        found += f", the last in line {list(lines.values())[-1]}"
+    question = "is the file cut short? If" if stated > len(lines) else "if"
+    return _error(path, 1, f"{found}: {question} the rows are right, write {len(lines)}")
+
+
+def _attribute_names(
+    path: str, rows: Iterator[Row], has_commas: bool
+) -> tuple[int, tuple[str, ...]]:
+    """Returns the line of the attributes' names, and these."""
     expected_line = 1 if has_commas else 2
     line, header = next(rows, (0, []))
     names = tuple(header[1:] if has_commas else header)
-    if line != expected_line or not all(names):
-        raise _error(path, expected_line, "expected the attributes' names, found none or a blank")
+    problem = _problem_of_names(header, names, has_commas) if line == expected_line else "none"
+    if problem:
+        raise _error(path, expected_line, f"expected the attributes' names, found {problem}")
     repeated = [name for i, name in enumerate(names) if name in names[:i]]
     if repeated:
         raise _error(path, line, f"the attribute '{repeated[0]}' is named twice")
-    return names
+    return line, names
+
+
+def _problem_of_names(header: list[str], names: tuple[str, ...], has_commas: bool) -> str | None:
+    """Returns what a line has in the place of names, and what to do; none: it has names."""
+    if not names:
+        return "none"
+    if "" in names:
+        column = names.index("") + 2
+        return f"none in column {column}: name that column, or take its comma out"
+    if not has_commas and any("," in name for name in names):
+        return "commas: a CSV has no row count above its header, so take line 1 out"
+    first, *others = header
+    if others and first not in _LABEL_BYTES and all(cell in _LABEL_BYTES for cell in others):
+        return f"the labels of '{first}': put a line with the names of the attributes above it"
+    return None
 
 
 def _add_id(path: str, lines: dict[str, int], image_id: str, line: int) -> None:
     first = lines.setdefault(image_id, line)
     if first != line:
-        raise _error(path, line, f"'{image_id}' has a row already, in line {first}")
+        raise _error(path, line, f"'{image_id}' has a row already, in line {first}: take one out")
 
 
 def _signed(

@@ -36,6 +36,11 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
         CELEBA.replace("  ", "\t"),
         KAGGLE.replace(",", ", "),
         KAGGLE.replace("a.jpg", '"a.jpg"'),
+        CELEBA.replace("Male\n", "Male \n"),
+        CELEBA.replace("3", "3 ", 1),
+        KAGGLE.replace("Male\n", "Male \n"),
+        KAGGLE.replace("Smiling", "Smiling\t"),
+        KAGGLE.replace("\n", " \n").replace("jpg", "jpg "),
         KAGGLE.replace("1", "1.0"),  # as pandas saves a column that had a hole
     ],
 )
@@ -83,6 +88,34 @@ def test_zero_and_one_alone_are_ambiguous(write: Callable[..., str], text: str) 
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        CELEBA.replace("Smiling Male\n", ""),
+        KAGGLE.split("\n", 1)[1],
+        "2\na.jpg 1\nb.jpg -1\n",
+        "a.jpg,0\nb.jpg,1\n",
+        "1\na.jpg 1.0 -1.0 0 0 1\n",
+    ],
+)
+def test_a_table_that_lacks_its_line_of_names_is_told_so(
+    write: Callable[..., str], text: str
+) -> None:
+    line = 1 if "," in text else 2
+    with pytest.raises(UserError) as error:
+        read_label_table(write(text))
+    assert (
+        f"line {line}: expected the attributes' names, found the labels of 'a.jpg': put a line "
+        "with the names of the attributes above it"
+    ) in one_line(error)
+
+
+@pytest.mark.parametrize("names", ["1 0", "0 1 -1", "one 1 two", "7 8"])
+def test_an_attribute_may_be_called_by_a_number(write: Callable[..., str], names: str) -> None:
+    row = " ".join("1" for _ in names.split())
+    assert read_label_table(write(f"1\n{names}\na.jpg {row}\n")).names == tuple(names.split())
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("", "is empty"),
@@ -90,11 +123,33 @@ def test_zero_and_one_alone_are_ambiguous(write: Callable[..., str], text: str) 
         (b"\xff\xd8\xff\xe0 JFIF", "is not UTF-8 text"),
         (CELEBA.encode("utf-16"), "is not UTF-8 text"),
         (b"PK\x03\x04\x00\x00", "zero bytes"),
-        (CELEBA.replace("3", "4", 1), "line 1: says 4 rows, found 3"),
-        (CELEBA.replace("3", "2", 1), "line 1: says 2 rows, found 3"),
+        (
+            CELEBA.replace("3", "4", 1),
+            r"line 1: says 4 rows, found 3, the last in line 5: is the file cut short\? If the "
+            "rows are right, write 3",
+        ),
+        (
+            CELEBA.replace("3", "2", 1),
+            "line 1: says 2 rows, found 3, the last in line 5: if the rows are right, write 3",
+        ),
+        ("2\nSmiling\n", "line 1: says 2 rows, found 0: is the file cut short"),
+        ("9\nSmiling\na.jpg 1\n\nb.jpg 1\n", "line 1: says 9 rows, found 2, the last in line 5"),
         (CELEBA.replace("3", "three", 1), "line 1: expected a row count .* found 'three'"),
         (CELEBA[2:], "line 1: expected a row count or a header with commas, found 'Smiling Male'"),
-        ("3\n", "line 2: expected the attributes' names"),
+        ("Smiling;Male\na;1;1\n", "line 1: .* found 'Smiling;Male': .* separate .* by commas"),
+        (
+            KAGGLE.replace("Male\n", "Male,\n"),
+            "line 1: .* found none in column 4: name that column",
+        ),
+        (KAGGLE.replace("Male\n", "Male, \n"), "line 1: .* found none in column 4"),
+        (KAGGLE.replace("Smiling", ""), "line 1: .* found none in column 2: .* take its comma out"),
+        (KAGGLE.replace("\n", ",\n"), "line 1: .* found none in column 4"),
+        ("3\n" + KAGGLE, "line 2: .* found commas: a CSV has no row count .* take line 1 out"),
+        (
+            CELEBA.replace("Smiling", "image_id Smiling"),
+            "line 3: expected 3 labels, found 2; line 2 names 3 attributes",
+        ),
+        ("3\n", "line 2: expected the attributes' names, found none$"),
         ("1\n\na.jpg 1\n", "line 2: expected the attributes' names"),
         ("image_id,\na.jpg,1\n", "line 1: expected the attributes' names"),
         ("0\nSmiling Male\n", "no rows"),
@@ -106,7 +161,7 @@ def test_zero_and_one_alone_are_ambiguous(write: Callable[..., str], text: str) 
         (CELEBA.replace("  1", "  2"), "line 3: expected labels -1, 0 or 1, found '2'"),
         (KAGGLE.replace("c.jpg,-1", "c.jpg,"), "line 4: expected labels -1, 0 or 1, found ''"),
         (KAGGLE.replace("c.jpg,-1", "c.jpg,yes"), "line 4: .* found 'yes'"),
-        (CELEBA.replace("c.jpg", "a.jpg"), "line 5: 'a.jpg' has a row already, in line 3"),
+        (CELEBA.replace("c.jpg", "a.jpg"), "line 5: 'a.jpg' .* already, in line 3: take one out"),
         (KAGGLE.replace("c.jpg", "a.jpg"), "line 4: 'a.jpg' has a row already, in line 2"),
         (KAGGLE + '"' + "x" * 200_000, "line 5: field larger than field limit"),
     ],
