@@ -27,6 +27,7 @@ from facevae.runs import storage
 from facevae.runs.progress import log
 from facevae.tracking import connection
 from facevae.tracking.connection import RunId, classify_error, without_password
+from facevae.tracking.names import mlflow_name
 from facevae.tracking.sync import Mirror, Store
 from facevae.tracking.system_metrics import system_metrics
 
@@ -36,8 +37,8 @@ START_SECONDS = 15.0
 MIGRATION_SECONDS = 300.0
 """how long MLflow may make the tables of an SQLite store"""
 NOT_FOUND = 404
-MAX_PARAM, PARAMS_AT_ONCE = 6000, 100
-"""MLflow's limits: characters of a value, and values in a request"""
+MAX_PARAM, MAX_TAG, PARAMS_AT_ONCE = 6000, 8000, 100
+"""MLflow's limits: characters of a parameter and of a tag, and parameters in a request"""
 TRAINING_RUN_TAG = "facevae.training_run"
 SHARDS_RUN_TAG = "facevae.shards_run"
 VECTORS_RUN_TAG = "facevae.attributes_run"
@@ -54,11 +55,12 @@ class Run:
     """A run being written to.
 
     Metrics, tags and images go out in the background until `flush`; files, pictures and data sets
-    have arrived when their call returns.
+    have arrived when their call returns. What the server refuses costs itself alone, and is named
+    in a warning. Names that MLflow does not take are mapped (`mlflow_name`).
 
     Raises:
-        UserError: the server was away for longer than the patience, or it refused; from `flush`,
-            `end` and every call that waits.
+        UserError: the server was away for longer than the patience; from `flush`, `end` and every
+            call that waits. From `call` and `end` also: it refused.
     """
 
     def __init__(
@@ -92,11 +94,14 @@ class Run:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log metrics of a step; those that an earlier attempt has logged are left out."""
         now = int(time.time() * 1000)
-        self._mirror.add([Metric(key, float(value), now, step) for key, value in values.items()])
+        self._mirror.add(
+            Metric(mlflow_name(key), float(value), now, step) for key, value in values.items()
+        )
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-        self._mirror.later(lambda: _set_tags(self._client, self.id.run_id, values))
+        what = f"tags {', '.join(values)}"
+        self._mirror.later(what, lambda: _set_tags(self._client, self.id.run_id, values))
 
     def mark_start(self, step: int) -> None:
         """Mark that work begins or goes on at a step.
@@ -112,7 +117,7 @@ class Run:
                 tags[RESTARTS_TAG] = str(len(stored))
             _set_tags(self._client, self.id.run_id, tags)
 
-        self._mirror.later(send)
+        self._mirror.later(f"tags {STARTS_TAG}, {RESTARTS_TAG}", send)
 
     def image(
         self, key: str, step: int, image: np.ndarray | Callable[[], np.ndarray | None]
@@ -122,26 +127,34 @@ class Run:
         A function that finds no picture returns none. What is in the store already is not read.
         """
         now, load = int(time.time() * 1000), image if callable(image) else lambda: image
-        self._mirror.later(lambda: self._store.send_image(key, step, now, load))
+        self._mirror.later(
+            f"image '{key}' of step {step}",
+            lambda: self._store.send_image(mlflow_name(key), step, now, load),
+        )
 
     def picture(self, name: str, image: Image.Image) -> None:
         """Log a picture that has no step."""
-        self.call(lambda: self._client.log_image(self.id.run_id, image, artifact_file=name))
+        self._deliver(
+            name, lambda: self._client.log_image(self.id.run_id, image, artifact_file=name)
+        )
 
     def file(self, path: Path) -> None:
         """Log a file as an artifact."""
-        self.call(lambda: self._client.log_artifact(self.id.run_id, str(path)))
+        self._deliver(path.name, lambda: self._client.log_artifact(self.id.run_id, str(path)))
 
     def json(self, name: str, value: Any) -> None:
         """Log a JSON-able value as an artifact."""
-        self.call(lambda: self._client.log_dict(self.id.run_id, value, name))
+        self._deliver(name, lambda: self._client.log_dict(self.id.run_id, value, name))
 
     def dataset(self, name: str, digest: str, context: str) -> None:
         """Log which data the run used; MLflow keeps the first 36 digits of a digest."""
         source = json.dumps({"tags": {"digest": digest}})
         data = Dataset(name, digest[:36], source_type="code", source=source)
         used = DatasetInput(data, [InputTag("mlflow.data.context", context)])
-        self.call(lambda: self._client.log_inputs(self.id.run_id, [used]))
+        self._deliver(f"data set '{name}'", lambda: self._client.log_inputs(self.id.run_id, [used]))
+
+    def _deliver(self, what: str, send: Callable[[], object]) -> None:
+        self._mirror.deliver(what, send, self._patience)
 
     def call(self, send: Callable[[], T]) -> T:
         """The result of a call to the server, repeated while it is away."""
@@ -254,7 +267,7 @@ def _begin(
         client, run_id = MlflowClient(uri), run.info.run_id
         client.update_run(run_id, status="RUNNING")
         _set_tags(client, run_id, tags)
-        params = [Param(*each) for each in _flatten(settings) if each[0] not in run.data.params]
+        params = [Param(*each) for each in _params(settings) if each[0] not in run.data.params]
         for start in range(0, len(params), PARAMS_AT_ONCE):
             client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])
         _write_artifact(client, run_id, settings)
@@ -330,13 +343,13 @@ def _write_artifact(client: MlflowClient, run_id: str, settings: Mapping[str, An
         ) from error
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _params(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Nested settings as parameters, their keys joined by dots."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from _params(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", str(value)[:MAX_PARAM]
+            yield mlflow_name(f"{prefix}{key}"), str(value)[:MAX_PARAM]
 
 
 def _code_version() -> dict[str, str]:
@@ -349,4 +362,5 @@ def _code_version() -> dict[str, str]:
 
 
 def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])
+    named = [RunTag(mlflow_name(key), value[:MAX_TAG]) for key, value in tags.items()]
+    client.log_batch(run_id, tags=named)

@@ -29,6 +29,8 @@ AT_ONCE = 1000
 """MLflow's limit of metrics in a request"""
 REQUEST_SECONDS = 15.0
 """how long a request may take, however little patience there is with a server that is away"""
+NAMED = 5
+"""how many of the refused things a message names"""
 SYSTEM = "system/"
 """metrics of this name are not worth a message when the server is away"""
 IMAGES_TAG = "mlflow.loggedImages"
@@ -42,14 +44,21 @@ _IMAGE = re.compile(
 
 
 class _Call(NamedTuple):
+    what: str
+    """its name in messages"""
     send: Callable[[], Any]
     result: Future[Any]
-    is_awaited: bool = False
+    raises: bool = False
+    """whether a refusal is an error of whoever waits for it; else it costs this call alone"""
     attempts: int | None = None
 
 
 class Mirror:
-    """A background thread that sends points and makes calls, again and again if need be."""
+    """A background thread that sends points and makes calls, again and again if need be.
+
+    What the server refuses is left out and named: a warning with the first, one with all at `flush`
+    if there are more.
+    """
 
     def __init__(
         self,
@@ -87,9 +96,17 @@ class Mirror:
             self._points.extend(points)
             self._changed.notify_all()
 
-    def later(self, send: Callable[[], object]) -> None:
+    def later(self, what: str, send: Callable[[], object]) -> None:
         """Make a call in the background, after the points and calls before it."""
-        self._put(_Call(send, Future()))
+        self._put(_Call(what, send, Future()))
+
+    def deliver(self, what: str, send: Callable[[], object], patience: float) -> None:
+        """Make a call as `call` does, but go on without it if the server refuses it.
+
+        Raises:
+            UserError: the server was away for too long.
+        """
+        self._wait_for(_Call(what, send, Future()), patience)
 
     def call(self, send: Callable[[], T], patience: float, attempts: int | None = None) -> T:
         """The result of a call, made after the points and calls before it.
@@ -102,12 +119,8 @@ class Mirror:
         Raises:
             UserError: the server was away for too long, or it refused.
         """
-        call = _Call(send, Future(), True, attempts)
-        self._put(call)
-        try:
-            self._wait(call.result.done, patience)
-        finally:
-            self._forget([], call)  # one that is given up is not made later
+        call = _Call("", send, Future(), True, attempts)
+        self._wait_for(call, patience)
         result: T = call.result.result()
         return result
 
@@ -115,14 +128,16 @@ class Mirror:
         """Wait until all has arrived.
 
         Raises:
-            UserError: nothing more has arrived for `patience` seconds, or some was refused.
+            UserError: nothing more has arrived for `patience` seconds.
         """
         self._wait(self._is_empty, patience)
-        if self._refused:
-            raise UserError(
-                f"{self._server} refused {len(self._refused)} of the things to log "
-                f"({self._refused[0]}); {self._safe}"
+        if len(self._refused) > 1:
+            named = ", ".join(self._refused[:NAMED]) + ", ..." * (len(self._refused) > NAMED)
+            self._log(
+                f"warning: {self._server} refused {len(self._refused)} of the things to log: "
+                f"{named}; all others have arrived"
             )
+        self._refused.clear()
 
     def close(self) -> None:
         """Stop; what has not arrived is dropped."""
@@ -134,6 +149,13 @@ class Mirror:
         with self._changed:
             self._calls.append(call)
             self._changed.notify_all()
+
+    def _wait_for(self, call: _Call, patience: float) -> None:
+        self._put(call)
+        try:
+            self._wait(call.result.done, patience)
+        finally:
+            self._forget([], call)  # one that is given up is not made later
 
     def _is_empty(self) -> bool:
         return not self._points and not self._calls
@@ -215,19 +237,22 @@ class Mirror:
             if len(points) > 1:  # one that is refused is no reason to lose the others
                 self._at_once = len(points) // 2
                 return
-            if call and call.is_awaited:
+            if call and call.raises:
                 if not isinstance(error, UserError):
                     does = "refuses" if failure.is_final else "cannot be used"
                     cause, error = error, UserError(f"{self._server} {does}: {failure}")
                     error.__cause__ = cause
                 call.result.set_exception(error)
             else:
+                what = call.what if call else f"metric '{points[0].key}' of step {points[0].step}"
                 if not self._refused:
                     self._log(
-                        f"{self._server} refuses something that was to be logged "
-                        f"({failure.reason}); work goes on without it"
+                        f"warning: {self._server} refuses {what} ({failure.reason}); work goes on "
+                        "without it"
                     )
-                self._refused.append(failure.reason)
+                self._refused.append(what)
+                if call:
+                    call.result.set_result(None)
             self._forget(points, call)
 
     def _forget(self, points: list[Metric], call: _Call | None) -> None:

@@ -153,20 +153,53 @@ def test_one_point_refused_is_said_once_and_the_rest_arrives(mirror, store, line
     for step in range(100):
         mirror.add(points(step))
     store.open.set()
-    with pytest.raises(UserError, match=r"refused 2 of the things to log \(no such\); the work"):
-        mirror.flush(5)
+    mirror.flush(5)
     assert store.kept == [step for step in range(100) if step not in store.refused]
-    (line,) = lines
-    assert "refuses something that was to be logged (no such); work goes on" in line
+    assert lines == [
+        "warning: the tracking server http://x refuses metric 'loss' of step 3 (no such); work "
+        "goes on without it",
+        "warning: the tracking server http://x refused 2 of the things to log: metric 'loss' of "
+        "step 3, metric 'loss' of step 40; all others have arrived",
+    ]
+    mirror.flush(5)
+    assert len(lines) == 2
+
+
+def test_of_many_refused_points_a_few_are_named(mirror, store, lines):
+    store.refused = set(range(20))
+    mirror.add(points(*range(30)))
+    mirror.flush(5)
+    assert store.kept == list(range(20, 30))
+    assert "refused 20 of the things to log: metric 'loss' of step 0, " in lines[1]
+    assert "metric 'loss' of step 4, ...; all others" in lines[1]
 
 
 def test_a_call_in_the_background_that_is_refused_keeps_nothing_else_back(mirror, store, lines):
-    mirror.later(lambda: _raise(UserError("no such file: a.png")))
-    mirror.later(lambda: store.kept.append("picture"))
-    with pytest.raises(UserError, match=r"refused 1 of the things to log \(no such file"):
-        mirror.flush(5)
+    mirror.later("image 'a'", lambda: _raise(UserError("no such file: a.png")))
+    mirror.later("image 'b'", lambda: store.kept.append("picture"))
+    mirror.flush(5)
     assert store.kept == ["picture"]
-    assert len(lines) == 1
+    (line,) = lines
+    assert "refuses image 'a' (no such file: a.png); work goes on without it" in line
+
+
+def test_a_delivery_that_is_refused_costs_itself_alone(mirror, store, lines):
+    too_large = http_error(413)
+    mirror.deliver("curves.png", lambda: _raise(too_large), 5)
+    mirror.deliver("history.json", lambda: store.kept.append("history"), 5)
+    mirror.flush(5)
+    assert store.kept == ["history"]
+    (line,) = lines
+    assert "refuses curves.png (" in line
+    assert "413" in line
+
+
+def test_a_delivery_waits_for_a_server_that_is_away(mirror, store):
+    failures = [AWAY, AWAY]
+    mirror.deliver("curves.png", lambda: failures and _raise(failures.pop()), 5)
+    assert failures == []
+    with pytest.raises(UserError, match=r"\(connection refused.*; the work is safe"):
+        mirror.deliver("curves.png", lambda: _raise(AWAY), 0.1)
 
 
 def test_a_call_waits_its_turn_and_is_repeated(mirror, store):
@@ -189,7 +222,7 @@ def test_a_call_waits_its_turn_and_is_repeated(mirror, store):
 
 def test_without_patience_a_server_that_answers_is_waited_for(mirror):
     assert mirror.call(lambda: time.sleep(0.2) or "answer", 0) == "answer"
-    mirror.later(lambda: time.sleep(0.2))
+    mirror.later("image", lambda: time.sleep(0.2))
     mirror.flush(0)
     begun = time.monotonic()
     with pytest.raises(UserError, match="connection refused"):
