@@ -16,7 +16,7 @@ from facevae.attributes.statistics import AttributeStatistics, reduce_shards
 from facevae.attributes.vectors import AttributeVectors, LatentBatch, mean_difference
 from facevae.commands.choose_precision import choose_precision
 from facevae.commands.paths import check_paths, paths_of
-from facevae.commands.run_step import Metrics, Step, Work, run_step
+from facevae.commands.run_step import OTHER_SHARDS, Metrics, Step, Work, run_step
 from facevae.config import AttributesConfig, Split
 from facevae.data.shard_files import Manifest, read_manifest
 from facevae.errors import UserError
@@ -56,6 +56,7 @@ def compute_attributes(config: AttributesConfig) -> Metrics:
         tracking=config.tracking,
         claim="source.json",
         identity=_identity(config, manifest, model.card),
+        remedies={"shards_digest": OTHER_SHARDS},
         product=VECTORS,
         written={"": rf"{re.escape(VECTORS)}|similarity\.png|auc\.png|result\.json", **WRITTEN},
     )

@@ -16,6 +16,12 @@ from facevae.runs.progress import log
 from facevae.tracking import Run, RunId, read_run_id, start_run
 
 RESULT = "result.json"
+REMEDY = "choose another --output to start afresh, or repeat the old settings to go on"
+OTHER_SHARDS = (
+    "the images are not those that it was begun with: put those back to go on, or choose another "
+    "--output to start afresh"
+)
+"""the remedy where shards are known by their digest"""
 Metrics = dict[str, float]
 
 
@@ -38,6 +44,8 @@ class Step(NamedTuple):
     a folder that is new to it must not hold them"""
     defaults: Mapping[str, Any] = {}
     """the identity of a folder whose version had not all of today's settings"""
+    remedies: Mapping[str, str] = {}
+    """what to do where the folder is of another value, by key of the identity (joined by dots)"""
     is_reusable: bool = False
     """whether the folder may be used for something else, instead of what it was used for"""
 
@@ -147,11 +155,13 @@ def _check_claim(step: Step) -> dict[str, Any]:
             continue
         if step.is_reusable:
             return {}
-        raise UserError(
-            f"{step.output} is of another {key} ({old.get(key)} there, {value} here); choose "
-            "another --output to start afresh, or repeat the old settings to go on"
-        )
+        raise of_another(step.output, key, old.get(key), value, step.remedies.get(key, REMEDY))
     return theirs
+
+
+def of_another(output: str, key: str, there: Any, here: Any, remedy: str) -> UserError:
+    """What a folder that was claimed for something else is refused with."""
+    return UserError(f"{output} is of another {key} ({there} there, {here} here); {remedy}")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 
 from facevae.commands.choose_precision import choose_precision
 from facevae.commands.paths import check_paths, paths_of
-from facevae.commands.run_step import Metrics, Step, Work, run_step
+from facevae.commands.run_step import (
+    OTHER_SHARDS,
+    Metrics,
+    Step,
+    Work,
+    of_another,
+    run_step,
+)
 from facevae.commands.shards import shard_faces
 from facevae.config import ScalingConfig, ShardsConfig, TrainConfig
 from facevae.data.order import spread_images
@@ -22,7 +29,7 @@ from facevae.ray_cluster.placement import WorkerPlan, plan_workers
 from facevae.runs import storage
 from facevae.runs.progress import log
 from facevae.tracking import MODEL_NAME, SHARDS_RUN_TAG, Run, store_uri
-from facevae.training.checkpoint_manager import FOLDER
+from facevae.training.checkpoint_manager import FOLDER, CheckpointManager
 from facevae.training.launch import run_training
 from facevae.training.publish import BEST, keep_and_log_models
 
@@ -67,34 +74,48 @@ def train_model(config: TrainConfig) -> Metrics:
     if config.loss.reconstruction == "perceptual":
         check_perceptual_network(config.loss)
     given = None if config.shards is None else _checked(storage.absolute(config.shards))
+    shards_digest = given and given.manifest.digest
+    trained_on = CheckpointManager(config.output, config.training).shards_digest()
     step = Step(
         command="train",
         output=config.output,
         tracking=config.tracking,
         claim=CLAIM,
-        identity=train_identity(config),
-        defaults=train_identity(TrainConfig()),
+        identity=train_identity(config, shards_digest),
+        defaults=train_identity(TrainConfig(), trained_on or shards_digest),
+        remedies={"shards_digest": OTHER_SHARDS},
         product=f"{MODEL_NAME}/{CARD}",
         written=WRITTEN,
     )
-    return run_step(step, partial(_prepare, config, given))
+    return run_step(step, partial(_prepare, config, given, trained_on))
 
 
-def train_identity(config: TrainConfig) -> dict[str, Any]:
-    """The settings that may not change when it goes on, without a precision that is not chosen."""
+def train_identity(config: TrainConfig, shards_digest: str | None = None) -> dict[str, Any]:
+    """What may not change when it goes on, without a precision that is not chosen.
+
+    Shards that are given are what their digest says, wherever they lie.
+    """
     identity = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     if config.training.precision == "auto":
         identity["training"].pop("precision")
-    return identity
+    if config.shards is not None:
+        identity.pop("shards")
+    return identity | ({} if shards_digest is None else {"shards_digest": shards_digest})
 
 
-def _prepare(config: TrainConfig, given: Data | None, claimed: Mapping[str, Any]) -> Work:
+def _prepare(
+    config: TrainConfig, given: Data | None, trained_on: str | None, claimed: Mapping[str, Any]
+) -> Work:
     connect()
     nodes = cluster_nodes()
     check_paths(paths_of(config), len(nodes))
     plan = plan_workers(config.scaling, nodes)
     _tell_of_idle_gpus(config.scaling, plan, nodes)
     data = given or _checked(_make_shards(config))
+    digest = data.manifest.digest
+    before = claimed.get("shards_digest", trained_on or digest)
+    if claimed and before != digest:
+        raise of_another(config.output, "shards_digest", before, digest, OTHER_SHARDS)
     precision = choose_precision(
         "training.precision",
         config.training.precision,
@@ -117,7 +138,8 @@ def _prepare(config: TrainConfig, given: Data | None, claimed: Mapping[str, Any]
         faces = spread_images(data.shards, data.manifest, "val", 2)
         return keep_and_log_models(config, faces, run, unlogged)
 
-    return Work(config.model_dump(mode="json"), train_identity(config), work)
+    identity = train_identity(config, digest) | {"shards": given and given.shards}
+    return Work(config.model_dump(mode="json"), identity, work)
 
 
 def _tell_of_idle_gpus(scaling: ScalingConfig, plan: WorkerPlan, nodes: Sequence[Node]) -> None:

@@ -14,8 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from facevae.config import TrainingConfig
-from facevae.errors import UserError
-from facevae.models.checkpoint import FILES, TRAINING, DamagedError, TrainingState, load_training
+from facevae.errors import UnreachableError, UserError
+from facevae.models.checkpoint import (
+    CARD,
+    FILES,
+    TRAINING,
+    DamagedError,
+    TrainingState,
+    load_training,
+)
 from facevae.runs import storage
 from facevae.runs.progress import log
 
@@ -124,6 +131,17 @@ class CheckpointManager:
 
     def _is_unfinished(self, step: int) -> bool:
         return not storage.exists(storage.join(self.uri(step), TRAINING))
+
+    def shards_digest(self) -> str | None:
+        """The digest of the shards that the newest checkpoint is of; none: no checkpoint tells."""
+        for step in reversed(self.steps()):
+            try:
+                return str(storage.read_json(storage.join(self.uri(step), CARD))["shards_digest"])
+            except UnreachableError:
+                raise
+            except (UserError, LookupError, TypeError):  # an older one is of the same shards
+                continue
+        return None
 
     def best(self, history: Sequence[dict[str, float | int]]) -> int | None:
         """The step of the checkpoint with the lowest validation loss; none: none has one."""

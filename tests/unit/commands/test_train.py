@@ -1,13 +1,20 @@
 """What a training's folder is of, and how often weights travel at its end."""
 
+import json
 from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from s3fs import S3FileSystem
 
+from facevae.commands import run_step, train
 from facevae.commands.train import _tell_of_idle_gpus, train_identity, train_model
 from facevae.config import ScalingConfig, TrainConfig
+from facevae.data.shard_files import Manifest, Shard, read_manifest, write_manifest
 from facevae.errors import UserError
 from facevae.models import build_vae
 from facevae.models.checkpoint import ModelCard, TrainingState, save_training
@@ -63,6 +70,134 @@ def test_gpus_that_stay_idle_are_told_of(capsys, workers, gpu, kind, said):
     told = capsys.readouterr().err
     assert told.count("\n") == bool(said)
     assert said in told
+
+
+@pytest.fixture
+def faces(tmp_path) -> Path:
+    """A folder of shards, as its manifest tells."""
+    write_data_set(tmp_path / "faces")
+    return tmp_path / "faces"
+
+
+def write_data_set(folder: Path, sha256: str = "1", **changes) -> str:
+    """Write the manifest of a data set that differs from others in the digest of its images."""
+    shards = [Shard(f"{split}-00000", split, 9, 1, sha256) for split in ("train", "val")]
+    manifest = Manifest(("Smiling",), 64, tuple(shards), {}, {}, {}, False)
+    write_manifest(str(folder), replace(manifest, **changes))
+    return read_manifest(str(folder)).digest
+
+
+@pytest.fixture
+def quick(monkeypatch) -> list[str]:
+    """Trainings of no steps and without a record; the shards of each."""
+    trained: list[str] = []
+
+    @contextmanager
+    def no_record(*_, **__):
+        yield SimpleNamespace(dataset=lambda *_: None, tags=lambda *_: None)
+
+    def no_training(config, plan, shards, run):
+        trained.append(shards)
+
+    def no_models(config, *_):
+        card = Path(config.output) / "model" / "model.json"
+        card.parent.mkdir(exist_ok=True)
+        card.write_text("{}")
+        return {"steps": 0.0}
+
+    monkeypatch.setattr(run_step, "start_run", no_record)
+    monkeypatch.setattr(train, "connect", lambda: None)
+    monkeypatch.setattr(train, "cluster_nodes", lambda: [Node(2, 0)])
+    monkeypatch.setattr(train, "run_training", no_training)
+    monkeypatch.setattr(train, "spread_images", lambda *_: None)
+    monkeypatch.setattr(train, "keep_and_log_models", no_models)
+    return trained
+
+
+def training(output: Path, shards: str | Path | None, **settings) -> TrainConfig:
+    return TrainConfig(
+        output=str(output),
+        shards=None if shards is None else str(shards),
+        tracking={"system_metrics": False},
+        **({"loss": {"reconstruction": "pixel"}} | settings),
+    )
+
+
+CHANGES = [{"sha256": "2"}, {"attribute_names": ("Male",)}, {"preprocessing": {"crop": 1}}]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=["images", "labels", "preprocessing"])
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_another_data_set_at_the_same_path_is_refused(faces, tmp_path, quick, changes, is_finished):
+    config = training(tmp_path / "run", faces)
+    train_model(config)
+    if not is_finished:
+        (tmp_path / "run" / "result.json").unlink()
+    write_data_set(faces, **changes)
+    with pytest.raises(UserError, match=r"of another shards_digest .*put those back to go on"):
+        train_model(config)
+    write_data_set(faces)
+    train_model(config)
+    assert len(quick) == (1 if is_finished else 2)
+
+
+def test_the_same_shards_may_lie_elsewhere_and_be_spelled_otherwise(
+    faces, tmp_path, quick, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    train_model(training(tmp_path / "run", faces))
+    write_data_set(tmp_path / "copy")
+    for spelling in (f"{faces}/", "faces", f"file://{faces}", tmp_path / "copy"):
+        train_model(training(tmp_path / "run", spelling))
+    assert quick == [str(faces)]
+
+
+def test_a_run_on_shards_does_not_go_on_with_synthetic_faces(faces, tmp_path, quick):
+    train_model(training(tmp_path / "run", faces))
+    with pytest.raises(UserError, match=rf"of another shards \({faces} there, None here\)"):
+        train_model(training(tmp_path / "run", None))
+
+
+def test_other_shards_in_the_output_are_refused_too(tmp_path, quick, monkeypatch):
+    """They are made there, which is found done, and may be exchanged afterwards."""
+    monkeypatch.setattr(train, "shard_faces", lambda config: {})
+    config = training(tmp_path / "run", None)
+    write_data_set(tmp_path / "run" / "shards")
+    train_model(config)
+    (tmp_path / "run" / "result.json").unlink()
+    write_data_set(tmp_path / "run" / "shards", "2")
+    with pytest.raises(UserError, match="of another shards_digest"):
+        train_model(config)
+    assert len(quick) == 1
+
+
+def _forget_digest(run: Path) -> None:
+    """Make a run look like one of a version that kept no digest, killed on its way."""
+    claim = json.loads((run / "config.json").read_text())
+    del claim["shards_digest"]
+    (run / "config.json").write_text(json.dumps(claim))
+    (run / "result.json").unlink()
+
+
+@pytest.mark.parametrize("newest", ["whole", "damaged", "none"])
+def test_a_run_of_a_version_without_digests_goes_by_its_checkpoints(faces, tmp_path, quick, newest):
+    config = training(tmp_path / "run", faces)
+    train_model(config)
+    _forget_digest(tmp_path / "run")
+    cards = {2: "{", 1: json.dumps({"shards_digest": read_manifest(str(faces)).digest})}
+    cards = {"whole": {1: cards[1]}, "damaged": cards, "none": {}}[newest]
+    for step, card in cards.items():
+        folder = tmp_path / "run" / "checkpoints" / f"step_{step:07d}"
+        folder.mkdir(parents=True)
+        (folder / "model.json").write_text(card)
+    if cards:
+        write_data_set(faces, "2")
+        with pytest.raises(UserError, match="of another shards_digest"):
+            train_model(config)
+        write_data_set(faces)
+    train_model(config)
+    claim = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert claim["shards_digest"] == read_manifest(str(faces)).digest
 
 
 @pytest.mark.parametrize(("best", "downloads"), [(1, 2), (2, 1)])
