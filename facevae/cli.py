@@ -8,7 +8,6 @@ import atexit
 import gc
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -23,21 +22,9 @@ class Command(NamedTuple):
     purpose: str
     config: str
     function: str
-    starts_ray: bool = True
-    """whether it does so at once, or only where it has to"""
 
     def run(self, name: str, config: Any) -> dict[str, float]:
-        """Run it; its module is imported only now, so that `facevae --help` answers at once.
-
-        Ray, whose start is waiting for other processes, starts beside the longest imports.
-        """
-        if self.starts_ray:
-            from facevae.ray_cluster.connect import connect
-
-            with ThreadPoolExecutor(1) as executor:
-                for package in LONG_IMPORTS:
-                    executor.submit(import_module, package)
-                connect()
+        """Run it; its module is imported only now, so that `facevae --help` answers at once."""
         metrics: dict[str, float] = getattr(
             import_module(f"facevae.commands.{name}"), self.function
         )(config)
@@ -50,15 +37,13 @@ COMMANDS = {
     "attributes": Command(
         "a VAE and shards to attribute vectors", "AttributesConfig", "compute_attributes"
     ),
-    "edit": Command("stored faces and a vector to edited faces", "EditConfig", "edit_faces", False),
-    "benchmark": Command("how fast all of this is here", "BenchmarkConfig", "benchmark", False),
+    "edit": Command("stored faces and a vector to edited faces", "EditConfig", "edit_faces"),
+    "benchmark": Command("how fast all of this is here", "BenchmarkConfig", "benchmark"),
     "quickstart": Command(
         "all of it in one command, on synthetic faces", "QuickstartConfig", "quickstart"
     ),
 }
 """by name, which is that of their module in `facevae.commands`"""
-LONG_IMPORTS = ("torch", "mlflow")
-"""what takes seconds to import, and imports nothing of Ray's"""
 OBJECTS_A_COLLECTION = 50_000
 STOPPED = "stopped; the same command goes on from here"
 
