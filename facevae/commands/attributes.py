@@ -15,7 +15,7 @@ from facevae.attributes.scores import HeldOutScores, auc_mean
 from facevae.attributes.statistics import AttributeStatistics, reduce_shards
 from facevae.attributes.vectors import AttributeVectors, LatentBatch, mean_difference
 from facevae.commands.choose_precision import choose_precision
-from facevae.commands.paths import check_paths, paths_of
+from facevae.commands.paths import check_paths, paths_of, with_absolute_paths
 from facevae.commands.run_step import OTHER_SHARDS, Metrics, Step, Work, run_step
 from facevae.config import AttributesConfig, Split
 from facevae.data.shard_files import Manifest, read_manifest
@@ -45,8 +45,7 @@ def compute_attributes(config: AttributesConfig) -> Metrics:
         UserError: no such shards or model, a cluster too small, a folder of other vectors, or
             another driver at work on it.
     """
-    paths = {"output": storage.absolute(config.output), "shards": storage.absolute(config.shards)}
-    config = config.model_copy(update=paths)
+    config = with_absolute_paths(config)
     manifest = read_manifest(config.shards)
     with model_folder(config.model, config.tracking, config.output) as path:
         model = load_model(path)

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 
 from facevae.attributes.hdf5 import VECTORS, read_vectors
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
-from facevae.commands.paths import check_paths
+from facevae.commands.paths import check_paths, with_absolute_paths
 from facevae.commands.run_step import Metrics, Step, Work, run_step
 from facevae.config import EditConfig
 from facevae.editing.latent_edit import choose_faces, decode_strengths, edit_fidelity
@@ -42,9 +42,10 @@ def edit_faces(config: EditConfig) -> Metrics:
     Raises:
         UserError: no such model, vectors, attribute or face; or vectors of another model.
     """
-    output = storage.absolute(config.output)
+    config = with_absolute_paths(config)
+    output = config.output
     check_paths({"--output": output}, machines=1)
-    uri = _vectors_file(storage.absolute(config.vectors))
+    uri = _vectors_file(config.vectors)
     vectors = read_vectors(uri)
     with model_folder(config.model, config.tracking, output) as path:
         vae, card = load_model(path)

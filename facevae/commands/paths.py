@@ -2,14 +2,32 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from facevae.config import AttributesConfig, ShardsConfig, TrainConfig
+from facevae.config import AttributesConfig, Settings, ShardsConfig, TrainConfig
 from facevae.errors import UserError
 from facevae.runs import storage
-from facevae.tracking import store_uri
+from facevae.tracking import MLFLOW_MODELS, store_uri
 
 UPLOADS = "working_dir_files"
 """the folder below which Ray unpacks what a job was submitted with"""
+SOURCE_PATHS = ("images", "attributes", "partition", "identities")
+PATHS = ("output", "shards", "model", "vectors", *SOURCE_PATHS)
+"""the settings of commands that are paths; a command has some"""
+Config = TypeVar("Config", bound=Settings)
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The settings with every path in its one spelling, in which it is compared and recorded."""
+    changes: dict[str, object] = {}
+    for name in PATHS:
+        path = getattr(config, name, None)
+        if isinstance(path, str) and not path.startswith(MLFLOW_MODELS):
+            changes[name] = storage.absolute(path)
+    if isinstance(config, TrainConfig) and config.loss.own_weights is not None:
+        weights = storage.absolute(str(config.loss.own_weights))
+        changes["loss"] = config.loss.model_copy(update={"weights": weights})
+    return config.model_copy(update=changes)
 
 
 def paths_of(config: ShardsConfig | TrainConfig | AttributesConfig) -> dict[str, str | None]:

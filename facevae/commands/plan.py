@@ -35,7 +35,7 @@ from facevae.perceptual.network import check_perceptual_network
 from facevae.ray_cluster.connect import connect
 from facevae.ray_cluster.nodes import Node, cluster_nodes
 from facevae.runs import storage
-from facevae.tracking import model_folder
+from facevae.tracking import MLFLOW_MODELS, model_folder
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 T = TypeVar("T")
@@ -129,7 +129,7 @@ def _read_data(config: ShardsConfig | TrainConfig | AttributesConfig) -> Data:
 
 def _read_model(config: AttributesConfig, is_cluster: bool) -> ModelConfig | None:
     has_store = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if config.model.startswith(("runs:/", "models:/")) and not (is_cluster and has_store):
+    if config.model.startswith(MLFLOW_MODELS) and not (is_cluster and has_store):
         return None  # MLflow would make a store in the output folder
     with model_folder(config.model, config.tracking, storage.absolute(config.output)) as path:
         return read_card(path).model

@@ -7,6 +7,7 @@ import torch
 from facevae.attributes.vectors import index_of
 from facevae.commands.attributes import compute_attributes
 from facevae.commands.edit import edit_faces
+from facevae.commands.paths import with_absolute_paths
 from facevae.commands.run_step import RESULT, Metrics, write_result
 from facevae.commands.shards import shard_faces
 from facevae.commands.train import CLAIM, train_model
@@ -41,7 +42,8 @@ def quickstart(config: QuickstartConfig) -> Metrics:
     Raises:
         UserError: as the commands do.
     """
-    output = storage.absolute(config.output)
+    config = with_absolute_paths(config)
+    output = config.output
     if not storage.exists(storage.join(output, "train", CLAIM)):
         storage.refuse_foreign(output, RESULT.replace(".", r"\."))
     uri = store_uri(config.tracking, output)
@@ -50,7 +52,7 @@ def quickstart(config: QuickstartConfig) -> Metrics:
         command: storage.join(output, command)
         for command in ("shards", "train", "attributes", "edit")
     }
-    shards = config.shards and storage.absolute(config.shards)
+    shards = config.shards
     if shards is None:
         shards = outputs["shards"]
         shard_faces(_part(ShardsConfig, config, tracking, output=shards))

@@ -4,7 +4,7 @@ A command is its own work and little else: it finds out what is wrong before any
 its own (`prepare`), and then works. Only this file knows of locks, claims and `result.json`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from facevae.config import TrackingConfig
@@ -46,6 +46,9 @@ class Step(NamedTuple):
     """the identity of a folder whose version had not all of today's settings"""
     remedies: Mapping[str, str] = {}
     """what to do where the folder is of another value, by key of the identity (joined by dots)"""
+    paths: Collection[str] = ()
+    """what of the identity is a path, its keys joined by dots; earlier versions claimed folders
+    with the user's spelling"""
     is_reusable: bool = False
     """whether the folder may be used for something else, instead of what it was used for"""
 
@@ -151,7 +154,7 @@ def _check_claim(step: Step) -> dict[str, Any]:
     theirs = dict(storage.read_json(storage.join(step.output, step.claim)))
     old = dict(_flatten(step.defaults)) | dict(_flatten(theirs))
     for key, value in _flatten(step.identity):
-        if key in old and old[key] == value:
+        if key in old and (old[key] == value or (key in step.paths and _is_same(old[key], value))):
             continue
         if step.is_reusable:
             return {}
@@ -162,6 +165,13 @@ def _check_claim(step: Step) -> dict[str, Any]:
 def of_another(output: str, key: str, there: Any, here: Any, remedy: str) -> UserError:
     """What a folder that was claimed for something else is refused with."""
     return UserError(f"{output} is of another {key} ({there} there, {here} here); {remedy}")
+
+
+def _is_same(path: str | None, other: str | None) -> bool:
+    """Whether two spellings are of one place."""
+    if path is None or other is None:
+        return path is other
+    return storage.absolute(path) == storage.absolute(other)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

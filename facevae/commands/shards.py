@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from facevae.commands.paths import check_paths, paths_of
+from facevae.commands.paths import check_paths, paths_of, with_absolute_paths
 from facevae.commands.run_step import Metrics, Step, Work, run_step
 from facevae.config import ShardsConfig
 from facevae.data.make_shards import WRITTEN, describe_data_set, make_shards
@@ -27,7 +27,7 @@ def shard_faces(config: ShardsConfig) -> Metrics:
         UserError: bad source, a folder with another data set, another driver at work on it, or too
             many quarantined faces.
     """
-    config = config.model_copy(update={"output": storage.absolute(config.output)})
+    config = with_absolute_paths(config)
     source = make_source(config, config.sharding)
     step = Step(
         command="shards",

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from facevae.commands.choose_precision import choose_precision
-from facevae.commands.paths import check_paths, paths_of
+from facevae.commands.paths import SOURCE_PATHS, check_paths, paths_of, with_absolute_paths
 from facevae.commands.run_step import (
     OTHER_SHARDS,
     Metrics,
@@ -70,10 +70,10 @@ def train_model(config: TrainConfig) -> Metrics:
         UserError: settings, data or cluster do not allow it; found before training where it can
             be. Or a loss that is not finite, or another driver at work on the output.
     """
-    config = config.model_copy(update={"output": storage.absolute(config.output)})
+    config = with_absolute_paths(config)
     if config.loss.reconstruction == "perceptual":
         check_perceptual_network(config.loss)
-    given = None if config.shards is None else _checked(storage.absolute(config.shards))
+    given = None if config.shards is None else _checked(config.shards)
     shards_digest = given and given.manifest.digest
     trained_on = CheckpointManager(config.output, config.training).shards_digest()
     step = Step(
@@ -84,6 +84,7 @@ def train_model(config: TrainConfig) -> Metrics:
         identity=train_identity(config, shards_digest),
         defaults=train_identity(TrainConfig(), trained_on or shards_digest),
         remedies={"shards_digest": OTHER_SHARDS},
+        paths=("shards", *SOURCE_PATHS, "loss.weights"),
         product=f"{MODEL_NAME}/{CARD}",
         written=WRITTEN,
     )

@@ -46,6 +46,10 @@ NETWORK_FILE_SYSTEMS = (
 
 BUCKETS = ("s3://", "s3a://", "gs://", "gcs://")
 """stores whose paths begin with a bucket"""
+ALIASES = {"s3a": "s3", "gcs": "gs"}
+"""other names of stores"""
+FILE_SCHEME = re.compile("^file:(//localhost(?=/)|//|(?=/))")
+"""what may stand before a local path: file:///path, file://localhost/path, file:/path"""
 
 PARTIAL = ".partial"
 """what the name of a file or folder ends with while it is written, `.NAME.RANDOM.partial`"""
@@ -74,10 +78,46 @@ def is_local(uri: str) -> bool:
 
 
 def absolute(uri: str) -> str:
-    """The URI made independent of the working directory, which Ray moves in workers."""
+    """The one spelling of a place, which no working directory changes: Ray moves its workers'.
+
+    Links stay as they are: another machine may see the same name and another place behind it.
+
+    Raises:
+        UserError: it is no text in UTF-8, or it begins with `~` and there is no home.
+    """
+    try:
+        uri.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the name {uri!r} is not in UTF-8: rename that file or folder") from error
     if not is_local(uri):
-        return uri.rstrip("/")
-    return str(Path(uri.removeprefix("file://")).expanduser().absolute())
+        scheme, _, path = uri.partition("://")
+        return f"{ALIASES.get(scheme, scheme)}://{path.rstrip('/')}"
+    return str(_without_dots(_expand_home(FILE_SCHEME.sub("", uri)).absolute()))
+
+
+def _expand_home(path: str) -> Path:
+    """The path with a home for its `~`; that of a user who is not known is a name, as in a shell.
+
+    Raises:
+        UserError: there is no home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        if path.partition("/")[0] == "~":
+            raise UserError(f"{path} is in a home, and this user has none: set HOME") from error
+        return Path(path)
+
+
+def _without_dots(path: Path) -> Path:
+    """An absolute path without `..`, which behind a link leads above the place it leads to."""
+    place = Path("/")
+    for name in path.parts[1:]:
+        if name != "..":
+            place /= name
+        else:
+            place = (place.resolve() if place.is_symlink() else place).parent
+    return place
 
 
 def join(uri: str, *names: str) -> str:
@@ -504,10 +544,11 @@ def filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Raises:
         UserError: no such kind of storage, or its package is not installed.
     """
-    # Listings that are remembered hide what other processes write.
-    options = {} if is_local(uri) else {"use_listings_cache": False}
+    if is_local(uri):
+        return LocalFileSystem(), absolute(uri)  # fsspec would take `::` in a name for its own
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri, **options)
+        # Listings that are remembered hide what other processes write.
+        filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     except (ImportError, ValueError) as error:  # "Install s3fs to access S3", unknown protocol
         raise UserError(f"cannot reach {uri}: {error}") from error
     return filesystem, path

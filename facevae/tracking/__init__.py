@@ -6,6 +6,7 @@ logged while the server is away is kept and arrives when it is back.
 
 from facevae.tracking.connection import RunId, store_uri
 from facevae.tracking.models import (
+    MLFLOW_MODELS,
     MODEL_NAME,
     ReconstructionModel,
     log_model,
@@ -24,6 +25,7 @@ from facevae.tracking.run import (
 )
 
 __all__ = [
+    "MLFLOW_MODELS",
     "MODEL_NAME",
     "NODES_TAG",
     "SHARDS_RUN_TAG",

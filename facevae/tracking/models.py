@@ -29,6 +29,8 @@ from facevae.tracking.run import Run, read_run_id
 
 MODEL_NAME = "model"
 CHECKPOINT = "checkpoint"
+MLFLOW_MODELS = ("runs:/", "models:/")
+"""what the name of a model begins with that MLflow knows, and that is no path"""
 
 
 class ReconstructionModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -163,7 +165,7 @@ def model_folder(uri: str, config: TrackingConfig, output: str) -> Iterator[Path
     Raises:
         UserError: there is no such model.
     """
-    if not uri.startswith(("runs:/", "models:/")):
+    if not uri.startswith(MLFLOW_MODELS):
         with storage.local_copy(_folder_with_card(storage.absolute(uri))) as folder:
             yield folder
         return

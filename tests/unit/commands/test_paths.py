@@ -3,7 +3,7 @@
 import pytest
 
 from facevae.cli import parse
-from facevae.commands.paths import check_paths, paths_of
+from facevae.commands.paths import check_paths, paths_of, with_absolute_paths
 from facevae.errors import UserError
 from facevae.runs import storage
 
@@ -61,3 +61,34 @@ def test_the_paths_of_training_are_all_that_its_workers_read_and_write(tmp_path,
     paths = paths_of(parse("train", words))
     assert (paths["--shards"], paths["--tracking.uri"]) == ("s3://b/faces", None)
     assert paths["--loss.weights"] is None
+
+
+SPELLINGS = ["{}/x", "{}/x/", "x", "./x/.", "file://{}/x", "{}/y/../x"]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_path_is_recorded_in_one_spelling_whatever_the_users(tmp_path, monkeypatch, spelling):
+    monkeypatch.chdir(tmp_path)
+    one, given = str(tmp_path / "x"), spelling.format(tmp_path)
+    facenet = ["--loss.network", "inception_resnet_v1", "--loss.layers", "[Conv2d_1a_3x3]"]
+    train = parse(
+        "train", ["--shards", given, "--output", given, *facenet, f"--loss.weights={given}"]
+    )
+    train = with_absolute_paths(train)
+    assert (train.shards, train.output, train.images) == (one, one, None)
+    if not given.startswith("file:"):  # weights are a file of this machine, never a URI
+        assert train.loss.weights == one
+    words = [f"--{name}={given}" for name in ("images", "attributes", "partition", "identities")]
+    source = with_absolute_paths(parse("shards", words))
+    assert (source.images, source.attributes, source.partition, source.identities) == (one,) * 4
+    edit = with_absolute_paths(parse("edit", ["--model", given, "--vectors", given]))
+    assert (edit.model, edit.vectors) == (one, one)
+
+
+def test_what_is_no_path_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for model in ("runs:/1234/model", "models:/faces@best"):
+        words = ["--model", model, "--shards", "s3://bucket/x/"]
+        config = with_absolute_paths(parse("attributes", words))
+        assert (config.model, config.shards) == (model, "s3://bucket/x")
+    assert with_absolute_paths(parse("train", [])).loss.weights == "vggface2"

@@ -98,6 +98,21 @@ def test_a_folder_of_something_else_is_refused_by_name(tmp_path, identity, key):
     assert json.loads((tmp_path / "claim.json").read_text()) == IDENTITY
 
 
+@pytest.mark.parametrize("old", ["faces/", "./faces", "file://{}/faces", "runs/../faces"])
+def test_a_path_that_an_earlier_version_claimed_as_it_was_spelled_is_the_same(
+    tmp_path, monkeypatch, old
+):
+    monkeypatch.chdir(tmp_path)
+    theirs = {"data": {"shards": old.format(tmp_path), "images": None}}
+    ours = {"data": {"shards": f"{tmp_path}/faces", "images": None}}
+    run(tmp_path / "run", identity=theirs)
+    paths = ("data.shards", "data.images")
+    assert run(tmp_path / "run", identity=ours, paths=paths)[0].claims == []
+    for other in ({"shards": f"{tmp_path}/others"}, {"images": f"{tmp_path}/faces"}):
+        with pytest.raises(UserError, match=r"is of another data\."):
+            run(tmp_path / "run", identity={"data": {**ours["data"], **other}}, paths=paths)
+
+
 def test_what_is_not_chosen_yet_is_whatever_the_folder_has(tmp_path):
     run(tmp_path)
     assert run(tmp_path, identity={"model": IDENTITY["model"]})[0].claims == []

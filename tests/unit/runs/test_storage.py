@@ -87,6 +87,82 @@ def test_a_folder_in_the_way_of_a_file_is_one_clear_line_and_stays(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        *("{}/data/x", "{}/data/x/", "{}//data/./x", "/{}/data/x", "{}/data/../data/x", "data/x"),
+        *("./data/x", "data/x/.", "nowhere/../data/x", "data/link/../x", "~/data/x"),
+        *("file://{}/data/x", "file://{}/data/x/", "file://localhost{}/data/x", "file:{}/data/x"),
+        *("file://data/x", "file://{}/data/up/../x"),
+    ],
+)
+def test_a_local_place_has_one_spelling(tmp_path, monkeypatch, spelling):
+    (tmp_path / "data" / "x" / "deep").mkdir(parents=True)
+    (tmp_path / "data" / "link").symlink_to("x/deep/..//deep")
+    (tmp_path / "data" / "up").symlink_to("x")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    same = storage.absolute(spelling.format(tmp_path))
+    is_behind_a_link = spelling == "data/link/../x"  # the folder above `deep` is x itself
+    assert same == str(tmp_path / "data" / "x") + ("/x" if is_behind_a_link else "")
+    assert storage.absolute(same) == same
+
+
+@pytest.mark.parametrize(
+    ("spelling", "one"),
+    [
+        ("s3://bucket/x/", "s3://bucket/x"),
+        ("s3a://bucket/x//", "s3://bucket/x"),
+        ("gcs://bucket/x", "gs://bucket/x"),
+        ("hf://datasets/a/b/", "hf://datasets/a/b"),
+        ("s3://bucket/~/a/../x", "s3://bucket/~/a/../x"),  # a key may be just that
+    ],
+)
+def test_a_place_in_an_object_store_has_one_spelling(spelling, one):
+    assert storage.absolute(spelling) == one
+
+
+def test_a_link_keeps_its_name(tmp_path):
+    (tmp_path / "version_3").mkdir()
+    (tmp_path / "newest").symlink_to("version_3")
+    assert storage.absolute(f"{tmp_path}/newest/x/..") == f"{tmp_path}/newest"
+
+
+def test_the_home_of_nobody_is_a_name_and_that_of_a_user_without_one_is_one_line(monkeypatch):
+    assert storage.absolute("~no_such_user/x") == str(Path.cwd() / "~no_such_user" / "x")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # Kubernetes' runAsUser
+    with pytest.raises(UserError, match="~/x is in a home, and this user has none: set HOME"):
+        storage.absolute("~/x")
+    assert storage.absolute("/x") == "/x"
+
+
+def test_a_name_that_is_no_utf_8_is_one_line():
+    with pytest.raises(UserError, match=r"'runs/\\udcff' is not in UTF-8"):
+        storage.absolute("runs/\udcff")
+
+
+LEGAL = ["my%20faces", "100%", "who?", "a::b", "zip::a", "a#b", "a;b", "a&b=c", "[x]*", "a b", "ü"]
+
+
+@pytest.mark.parametrize("name", LEGAL)
+def test_any_legal_name_of_a_local_folder_works(tmp_path, name):
+    folder = f"{tmp_path}/{name}/run"
+    storage.make_folder(folder)
+    storage.write_json(f"{folder}/value.json", 1)
+    with storage.atomic_folder(f"{folder}/model") as path:
+        (path / name).write_text("weights")
+    assert storage.read_json(f"{folder}/value.json") == 1
+    assert storage.names(folder) == ["model", "value.json"]
+    assert contents(tmp_path) == {
+        f"{name}/run/value.json": "1\n",
+        f"{name}/run/model/{name}": "weights",
+    }
+    storage.remove_file(f"{folder}/value.json")
+    assert storage.remove_own_folder(f"{folder}/model", [name])
+    assert storage.names(folder) == []
+
+
 @pytest.fixture
 def bucket():
     """An empty folder of an object store."""
