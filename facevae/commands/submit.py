@@ -78,6 +78,8 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
             raise UserError(
                 f"'{submission_id}' cannot be a job's id: expected letters, digits, '_', '.', '-'"
             )
+    if not options.working_dir:
+        raise UserError("--working_dir is empty: give facevae's source folder, or leave it out")
     options.command, options.arguments = (None, []) if has_action else (rest[0], rest[1:])
     return options
 

@@ -13,6 +13,9 @@ AUTO = (
     "the output folder"
 )
 """what that precision means, wherever it is a setting"""
+NotEmpty = Annotated[str, Field(min_length=1)]
+"""a path or a name: an empty one comes of a variable that is not set, and is the current folder
+to whoever opens it"""
 HELD_OUT_SPLITS: tuple[Split, ...] = ("val", "test")
 OLD_NAMES = {"attempts": "tries"}
 """aliases of settings that were renamed, for files and command lines that have the old name"""

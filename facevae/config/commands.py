@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from facevae.config.base import AUTO, ModelName, Precision, Settings
+from facevae.config.base import AUTO, ModelName, NotEmpty, Precision, Settings
 from facevae.config.data import ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
@@ -18,16 +18,18 @@ BenchmarkLoss = Literal["facenet", "onet"]
 class SourceConfig(Settings):
     """Raw faces: a folder with a label table, or synthetic ones."""
 
-    images: str | None = Field(
+    images: NotEmpty | None = Field(
         None, description="folder of images, flat or nested; none: synthetic faces"
     )
-    attributes: str | None = Field(
+    attributes: NotEmpty | None = Field(
         None, description="label table of the images: CelebA's list_attr_celeba.txt, or CSV"
     )
-    partition: str | None = Field(
+    partition: NotEmpty | None = Field(
         None, description="list_eval_partition.txt; none: 80/10/10 by a hash of identity or id"
     )
-    identities: str | None = Field(None, description="identity_CelebA.txt, one number per person")
+    identities: NotEmpty | None = Field(
+        None, description="identity_CelebA.txt, one number per person"
+    )
     drawn: SyntheticConfig = Field(
         SyntheticConfig(), description="the synthetic faces, when images is not set"
     )
@@ -46,7 +48,7 @@ class SourceConfig(Settings):
 class ShardsConfig(SourceConfig):
     """`facevae shards`: source images to Parquet shards."""
 
-    output: str = Field("runs/shards", description="folder (or URI) of the shards")
+    output: NotEmpty = Field("runs/shards", description="folder (or URI) of the shards")
     sharding: ShardingConfig = Field(ShardingConfig())
     tracking: TrackingConfig = Field(TrackingConfig())
 
@@ -54,8 +56,8 @@ class ShardsConfig(SourceConfig):
 class TrainConfig(SourceConfig):
     """`facevae train`: shards to a trained VAE."""
 
-    output: str = Field("runs/train", description="folder (or URI) of the run")
-    shards: str | None = Field(
+    output: NotEmpty = Field("runs/train", description="folder (or URI) of the run")
+    shards: NotEmpty | None = Field(
         None, description="folder of shards; none: made from the source in the output folder first"
     )
     sharding: ShardingConfig = Field(ShardingConfig())
@@ -84,9 +86,9 @@ class TrainConfig(SourceConfig):
 class AttributesConfig(Settings):
     """`facevae attributes`: shards through the encoder to attribute vectors."""
 
-    output: str = Field("runs/attributes", description="folder (or URI) of the vectors")
-    shards: str = Field(description="folder of shards")
-    model: str = Field(
+    output: NotEmpty = Field("runs/attributes", description="folder (or URI) of the vectors")
+    shards: NotEmpty = Field(description="folder of shards")
+    model: NotEmpty = Field(
         description="trained model: run or checkpoint folder, runs:/<id>/model or "
         "models:/<name>@<alias>"
     )
@@ -97,12 +99,12 @@ class AttributesConfig(Settings):
 class EditConfig(Settings):
     """`facevae edit`: stored latents and a vector to edited faces."""
 
-    output: str = Field("runs/edit", description="folder (or URI) of the pictures")
-    model: str = Field(
+    output: NotEmpty = Field("runs/edit", description="folder (or URI) of the pictures")
+    model: NotEmpty = Field(
         description="trained model: run or checkpoint folder, runs:/<id>/model or "
         "models:/<name>@<alias>"
     )
-    vectors: str = Field(description="attribute_vectors.h5, or the folder that holds it")
+    vectors: NotEmpty = Field(description="attribute_vectors.h5, or the folder that holds it")
     editing: EditingConfig = Field(EditingConfig())
     tracking: TrackingConfig = Field(TrackingConfig())
 
@@ -110,7 +112,7 @@ class EditConfig(Settings):
 class QuickstartConfig(TrainConfig):
     """`facevae quickstart`: from faces to a smile in one command."""
 
-    output: str = Field("runs/quickstart", description="folder of everything")
+    output: NotEmpty = Field("runs/quickstart", description="folder of everything")
     training_minutes: float | None = Field(
         None,
         gt=0,
@@ -128,7 +130,7 @@ class QuickstartConfig(TrainConfig):
 class BenchmarkConfig(Settings):
     """`facevae benchmark`: how fast the program is here, in ratios measured side by side."""
 
-    output: str = Field(
+    output: NotEmpty = Field(
         "runs/benchmark", description="folder of everything, on this machine or a mounted disk"
     )
     cases: tuple[Case, ...] = Field(
@@ -158,7 +160,7 @@ class BenchmarkConfig(Settings):
         20_000, ge=1, description="faces of the pass whose time that of all is compared with"
     )
     image_size: int = Field(64, ge=16, le=1024, description="pixels per side of the stored faces")
-    against: str | None = Field(
+    against: NotEmpty | None = Field(
         None, description="result.json of another commit, or its folder, to compare with"
     )
     tracking: TrackingConfig = Field(TrackingConfig())

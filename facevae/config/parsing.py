@@ -16,6 +16,9 @@ from facevae.errors import UserError
 
 DRY_RUN = ("--dry_run", "--dry-run")
 MAX_SETTINGS_LENGTH, MAX_DEPTH = 100_000, 20
+MAX_FOUND = 80
+"""characters of a wrong value that are quoted"""
+_NEW_NAMES = {old: name for name, old in OLD_NAMES.items()}
 
 
 class _Loader(yaml.BaseLoader):
@@ -57,7 +60,7 @@ def parse_config(
     if missing and not is_printed:
         raise UserError("missing " + " and ".join(f"--{name}" for name in missing))
     try:
-        settings = model.model_validate(values | dict.fromkeys(missing, ""))
+        settings = model.model_validate(values | dict.fromkeys(missing, "missing"))
     except ValidationError as error:
         problems = dict(_problem(each, schemas) for each in reversed(error.errors()))
         raise UserError("; ".join(reversed(problems.values()))) from error
@@ -127,6 +130,8 @@ def _option_value(text: str) -> Any:
 
 def _read_file(name: str) -> Any:
     """The settings in a YAML file."""
+    if not name:
+        raise UserError("--config is empty: name a file of settings")
     try:
         value = _read_yaml(name, Path(name).read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -143,6 +148,7 @@ def _read_yaml(where: str, text: str) -> Any:
     """The value of a YAML text.
 
     What makes a small text a huge value is refused: references, which multiply, and deep nesting.
+    So is a setting that is given twice, of which YAML keeps the last.
     """
     if len(text) > MAX_SETTINGS_LENGTH:
         raise UserError(
@@ -159,10 +165,45 @@ def _read_yaml(where: str, text: str) -> Any:
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise UserError(f"{place}: settings are nested too deep")
+        _check_names(yaml.compose(text, _Loader), where)
         return yaml.load(text, _Loader)  # noqa: S506  (it makes nothing but texts)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split()).replace('in "<unicode string>", ', "at ")
         raise UserError(f"{where} cannot be read as YAML: {reason}") from error
+
+
+def _check_names(node: yaml.Node | None, where: str, above: str = "") -> None:
+    """Check that all settings have names, and each its own.
+
+    Args:
+        node: what YAML found.
+        where: the file.
+        above: the names of the groups that hold it, each with a dot behind it.
+
+    Raises:
+        UserError: one has no name, or is given twice; names the lines.
+    """
+    lines: dict[str, int] = {}
+    for entry in node.value if isinstance(node, yaml.CollectionNode) else []:
+        if not isinstance(entry, tuple):
+            _check_names(entry, where, above)
+            continue
+        key, value = entry
+        line = key.start_mark.line + 1
+        if key.tag == "tag:yaml.org,2002:null":
+            raise UserError(
+                f"{where}, line {line}: a setting has no name before its ':' (an empty one, null "
+                "and ~ are none): write 'key: value'"
+            )
+        if isinstance(key, yaml.ScalarNode):
+            name = str(_NEW_NAMES.get(key.value, key.value))
+            if name in lines:
+                raise UserError(
+                    f"{where}, line {line}: {above}{name} is given a second time, after line "
+                    f"{lines[name]}: leave one of them, with all that belongs into it"
+                )
+            lines[name] = line
+            _check_names(value, where, f"{above}{name}.")
 
 
 def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
@@ -194,7 +235,18 @@ def _problem(error: Any, schemas: Mapping[str, Any]) -> tuple[str, str]:
     if error["type"] == "value_error" or key not in schemas:
         message = str(error["msg"]).removeprefix("Value error, ")
         return where, f"{where}: {message}" if where else message
-    return key, f"{key}: expected {_expected(schemas[key])}, found {repr(error['input'])[:80]}"
+    return key, f"{key}: expected {_expected(schemas[key])}, found {_found(error['input'])}"
+
+
+def _found(value: Any) -> str:
+    """A wrong value as it was read."""
+    if value is None:
+        return (
+            "null, as which an empty value, null and ~ are read: write a value, or leave the "
+            "setting out (a text of that name stands in quotes)"
+        )
+    text = repr(value)
+    return text if len(text) <= MAX_FOUND else f"{text[:MAX_FOUND]}..."
 
 
 _WORDS = {

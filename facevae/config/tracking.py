@@ -2,20 +2,20 @@
 
 from pydantic import Field
 
-from facevae.config.base import Settings
+from facevae.config.base import NotEmpty, Settings
 
 
 class TrackingConfig(Settings):
     """Where MLflow records the run."""
 
-    uri: str | None = Field(
+    uri: NotEmpty | None = Field(
         None,
         description="tracking server or store; none: MLFLOW_TRACKING_URI, else the training run's "
         "store, else mlflow.db in the output folder",
     )
-    experiment: str = Field("facevae", min_length=1, description="MLflow experiment")
+    experiment: NotEmpty = Field("facevae", description="MLflow experiment")
     run_name: str | None = Field(None, description="name of the run; none: the command's name")
-    register_as: str | None = Field(
+    register_as: NotEmpty | None = Field(
         None, description="register the trained model under this name in the model registry"
     )
     system_metrics: bool = Field(True, description="log CPU, memory and GPU use")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from facevae.config.base import AUTO, READ_CPUS, ModelName, Precision, Settings
+from facevae.config.base import AUTO, READ_CPUS, ModelName, NotEmpty, Precision, Settings
 
 PRETRAINED = ("vggface2", "casia-webface")
 """names of weights that facenet-pytorch downloads"""
@@ -44,7 +44,7 @@ class LossConfig(Settings):
         description="frozen face network of the perceptual loss; mtcnn_onet ships with "
         "facenet-pytorch and needs no download",
     )
-    weights: str = Field(
+    weights: NotEmpty = Field(
         "vggface2",
         description="weights of inception_resnet_v1: vggface2, casia-webface, or the path of a "
         "state-dict file (.pt, .pth, .safetensors)",

@@ -80,6 +80,10 @@ def mistake(capsys, *words: str) -> str:
             "number, found ['3', '3']\n",
         ),
         ("train --sharding.crop [3,3,1,1]", "is not a box"),
+        (
+            "train --training.steps null",
+            "training.steps: expected a whole number, at least 1, found null,",
+        ),
         ("attributes", "facevae attributes: missing --shards and --model\n"),
         ("edit --model m", "facevae edit: missing --vectors\n"),
         ("edit --model m --vectors v --editing.preset facenet_smile --editing.faces 3", "fixes"),
@@ -96,10 +100,32 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, words, expected):
         ("los: {beta: 1}", "unknown setting los, did you mean loss?"),
         ("loss: {beta: -1}", "loss.beta: expected a finite number, at least 0"),
         ("model: {name: dfc}", "model.name: expected 'dfc_vae' or"),
-        ("output: {a: 1}", "output: expected a text, found {'a': '1'}"),
+        ("output: {a: 1}", "output: expected a text, not empty, found {'a': '1'}"),
         ("loss: 3", "loss: expected a group of settings, found '3'"),
         ("loss: [", "recipe.yaml cannot be read as YAML"),
         ("loss:\n\tbeta: 1", "recipe.yaml cannot be read as YAML"),
+        (
+            "training:\nloss: {beta: 1}",
+            "training: expected a group of settings, found null, as which",
+        ),
+        (
+            "training: {steps: }",
+            "training.steps: expected a whole number, at least 1, found null, as",
+        ),
+        (
+            "output: ~",
+            "output: expected a text, not empty, found null, as which an empty value, null",
+        ),
+        ("output: ''", "output: expected a text, not empty, found ''\n"),
+        (
+            "model: {name: null}",
+            "or leave the setting out (a text of that name stands in quotes)\n",
+        ),
+        ("training: {steps: 1:30}", "expected a whole number, at least 1, found '1:30'\n"),
+        ("scaling: {gpu: off}", "scaling.gpu: expected 'auto' or 'yes' or 'no', found 'off'\n"),
+        ("~: 3", "recipe.yaml, line 1: a setting has no name before its ':'"),
+        ("loss:\n  ? null\n  : 3", "recipe.yaml, line 2: a setting has no name before its ':'"),
+        (f"output: [{'x' * 99}]", f"found ['{'x' * 78}...\n"),
         ("[1, 2]", "recipe.yaml holds no settings"),
         ("", "recipe.yaml holds no settings"),
     ],
@@ -108,6 +134,67 @@ def test_a_mistake_in_a_file_is_one_line(capsys, tmp_path, text, expected):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     assert expected in mistake(capsys, "train", "--config", str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "first", "second"),
+    [
+        ("training:\n  steps: 5\nloss: {beta: 1}\ntraining:\n  seed: 1", "training", 1, 4),
+        ("training:\n  steps: 5\n\n  steps: 5", "training.steps", 2, 4),
+        ("training: {steps: 5, seed: 1,\n steps: 6}", "training.steps", 1, 2),
+        ("output: a\n'output': b", "output", 1, 2),
+        ("sharding:\n  attempts: 1\n  tries: 2", "sharding.attempts", 2, 3),
+        ("loss:\n  layers:\n  - a: 1\n    a: 2", "loss.layers.a", 3, 4),
+    ],
+)
+def test_a_setting_that_is_given_twice_is_refused_with_both_lines(
+    capsys, tmp_path, text, name, first, second
+):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    expected = f"{path}, line {second}: {name} is given a second time, after line {first}: leave"
+    assert expected in mistake(capsys, "train", "--config", str(path))
+
+
+def test_settings_of_one_name_in_two_groups_are_two(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "training: {seed: 1}\ndrawn: {seed: 2}\nloss: {layers: [a, b], layer_weights: [1, 1]}"
+    )
+    parsed = parse("train", [f"--config={path}"])
+    assert (parsed.training.seed, parsed.drawn.seed) == (1, 2)
+
+
+PATHS = {
+    "shards": "output images attributes partition identities tracking.uri tracking.register_as",
+    "train": "output shards loss.weights",
+    "attributes": "output shards model",
+    "edit": "output model vectors",
+    "benchmark": "output against",
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [(command, name) for command in PATHS for name in PATHS[command].split()]
+)
+def test_an_empty_path_is_not_the_current_folder(capsys, command, name):
+    needed = {"attributes": ["--shards=s", "--model=m"], "edit": ["--model=m", "--vectors=v"]}
+    message = mistake(capsys, command, *needed.get(command, []), f"--{name}", "")
+    assert re.search(
+        rf"{re.escape(name)}: expected a text, not empty( or null)?, found ''\n", message
+    )
+
+
+@pytest.mark.parametrize(("word", "is_on"), [("yes", True), ("no", False)])
+def test_yes_and_no_are_words_where_words_are_meant_and_else_true_and_false(tmp_path, word, is_on):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"scaling: {{gpu: {word}}}\ntraining: {{horizontal_flip: {word}}}")
+    parsed = parse("train", [f"--config={path}"])
+    assert (parsed.scaling.gpu, parsed.training.horizontal_flip) == (word, is_on)
+
+
+def test_an_empty_name_of_a_file_of_settings_is_not_the_current_folder(capsys):
+    assert "--config is empty: name a file" in mistake(capsys, "train", "--config", "")
 
 
 def test_bytes_or_a_folder_for_a_file_of_settings_are_one_line(capsys, tmp_path):
@@ -177,12 +264,14 @@ def test_a_later_file_beats_an_earlier_one(tmp_path):
 def test_a_value_is_a_text_where_a_text_is_meant(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(
-        "tracking: {run_name: 2024-01-01}\nscaling: {gpu: yes}\ntraining: {learning_rate: 1e-3}"
+        "tracking: {run_name: 2024-01-01, register_as: 001, experiment: 1:30}\n"
+        "scaling: {gpu: yes}\ntraining: {learning_rate: 1e-3}"
     )
     parsed = parse("train", ["--config", str(path), "--output", "007"])
     assert (parsed.tracking.run_name, parsed.scaling.gpu, parsed.output) == (
         *("2024-01-01", "yes", "007"),
     )
+    assert (parsed.tracking.register_as, parsed.tracking.experiment) == ("001", "1:30")
     assert parsed.training.learning_rate == 1e-3
     assert (
         parse("train", [f"--config={path}", "--tracking.run_name=null"]).tracking.run_name is None

@@ -221,6 +221,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, words, expected):
     assert expected in shown.err
 
 
+def test_an_empty_source_folder_is_not_the_current_one(capsys):
+    assert main(["submit", "train", "--working_dir", ""]) == 2
+    assert "--working_dir is empty" in capsys.readouterr().err
+
+
 def test_an_empty_id_is_refused(capsys):
     assert main(["submit", "--stop", ""]) == 2
     assert "cannot be a job's id" in capsys.readouterr().err
