@@ -24,7 +24,7 @@ from facevae.models.checkpoint import LoadedModel, ModelCard, load_model
 from facevae.ray_cluster.connect import connect
 from facevae.ray_cluster.nodes import cluster_nodes
 from facevae.report import plots
-from facevae.report.grids import save_png
+from facevae.report.grids import save_or_warn
 from facevae.runs import storage
 from facevae.tracking import SHARDS_RUN_TAG, TRAINING_RUN_TAG, Run, model_folder, trained_by
 
@@ -124,14 +124,8 @@ def _compute(
         **{f"auc/{name}": value for name, value in auc.items()},
         "auc/mean": auc_mean(auc),
     }
-    charts = {
-        "similarity.png": plots.similarity_heatmap(vectors.vectors, vectors.names),
-        "auc.png": plots.auc_bars(auc),
-    }
-    for name, picture in charts.items():
-        save_png(picture, storage.join(config.output, name))
-        run.picture(name, picture)
     run.metrics(0, {key: value for key, value in metrics.items() if np.isfinite(value)})
+    _draw(vectors, auc, config.output, run)
     return metrics
 
 
@@ -148,6 +142,17 @@ def _write_vectors(
 
     write_hdf5(storage.join(config.output, VECTORS), vectors, latents(), count, log=run.file)
     return scores.auc()
+
+
+def _draw(vectors: AttributeVectors, auc: Mapping[str, float], output: str, run: Run) -> None:
+    """Write and log the pictures of the vectors and of their scores."""
+    charts = {
+        "similarity.png": partial(plots.similarity_heatmap, vectors.vectors, vectors.names),
+        "auc.png": partial(plots.auc_bars, auc),
+    }
+    for name, draw in charts.items():
+        if picture := save_or_warn(draw, storage.join(output, name)):
+            run.picture(name, picture)
 
 
 def _check_counts(by_split: Mapping[Split, AttributeStatistics], manifest: Manifest) -> None:

@@ -23,7 +23,7 @@ from facevae.ray_cluster.connect import connect
 from facevae.ray_cluster.nodes import Node, cluster_nodes
 from facevae.ray_cluster.placement import plan_workers
 from facevae.report import plots
-from facevae.report.grids import save_png
+from facevae.report.grids import save_or_warn
 from facevae.runs import storage
 from facevae.runs.progress import log
 from facevae.tracking import Run, store_uri
@@ -112,12 +112,12 @@ def _measure(config: BenchmarkConfig, output: str, before: Metrics | None, run: 
         measured |= {f"{name}/{key}": values for key, values in _once(output, name, case)}
     result = report.medians(measured)
     text = report.table(measured, before, machine())
-    picture = plots.rate_bars(report.rates(measured))
     with storage.atomic_file(storage.join(output, TABLE)) as path:
         path.write_text(text + "\n", encoding="utf-8")
-    save_png(picture, storage.join(output, RATES))
     run.metrics(0, result)
-    run.picture(RATES, picture)
+    draw = partial(plots.rate_bars, report.rates(measured))
+    if picture := save_or_warn(draw, storage.join(output, RATES)):
+        run.picture(RATES, picture)
     run.json(RESULT, result)
     run.file(Path(output) / TABLE)
     log(text)

@@ -2,11 +2,13 @@
 
 They use matplotlib's Figure with the Agg canvas, never pyplot, so no state is shared between
 threads and no display is needed. Matplotlib and scipy are imported with the first picture: commands
-start sooner, and pictures come last.
+start sooner, and pictures come last. However much there is to show, a picture has a largest size;
+what it leaves out, its text says.
 
 Legend: A attributes, Z latent size.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
@@ -22,6 +24,17 @@ _INK, _FAINT = "#24292f", "#d8dee4"
 LOGARITHMIC_SPAN = 3
 MARKED_POINTS = 30
 """fewer points than this are marked on a curve, and a single one is seen at all"""
+MAX_NAMED = 100
+"""the most rows with a name beside them: some 3,300 pixels of a heat map"""
+UNNAMED_INCHES = 14.0
+"""the side of a heat map without names"""
+MAX_CELLS = 1000
+"""the most vectors that a heat map compares: below, a cell would be less than a pixel"""
+MAX_OPTIMAL = 500
+"""the most leaves put in their best order, which takes cubic time: half a second for these"""
+MAX_LABEL = 30
+"""characters of a name in a picture"""
+MAX_INCHES, DOTS_PER_INCH = 30.0, 120
 _COLOURS = ("#1f6feb", "#d4582a", "#2da44e", "#8250df")
 
 
@@ -40,33 +53,46 @@ def similarity_heatmap(
     """Cosine similarities of the vectors, names on both axes, colours centred on 0.
 
     Vectors that are not finite, or zero, are left out. `cluster` puts similar attributes side by
-    side (average linkage, optimal leaf order); otherwise they stay as given.
+    side (average linkage, optimal leaf order); otherwise they stay as given. More than `MAX_NAMED`
+    have no names, and of more than `MAX_CELLS` an evenly spaced choice is shown.
     """
-    usable = np.isfinite(vectors).all(axis=1) & np.any(vectors != 0, axis=1)
-    if not usable.any():
+    usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & np.any(vectors != 0, axis=1))
+    if not usable.size:
         return _note("No attribute has a vector.")
+    count = f"{len(usable):,}"
+    if len(usable) > MAX_CELLS:
+        count = f"{MAX_CELLS:,} of {count}"
+        usable = usable[np.linspace(0, len(usable) - 1, MAX_CELLS).astype(int)]
     similarity = cosine_similarity(vectors[usable])
-    shown = np.array(names)[usable]
-    if cluster and len(shown) > 2:
+    if cluster and len(usable) > 2:
         order = _clustered_order(similarity)
-        similarity, shown = similarity[np.ix_(order, order)], shown[order]
-    side = 3.2 + 0.235 * max(len(shown), 6)
+        similarity, usable = similarity[np.ix_(order, order)], usable[order]
+    labels = [_label(names[int(place)]) for place in usable] if len(usable) <= MAX_NAMED else []
+    side = _heatmap_inches(labels)
     figure = _figure(side + 0.6, side)
     axes = figure.add_subplot()
     picture = axes.imshow(similarity, cmap="RdBu_r", vmin=-1, vmax=1)
-    labels = [name.replace("_", " ") for name in shown]
-    axes.set_xticks(range(len(labels)), labels, rotation=90)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xticks(range(len(labels)), labels, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.tick_params(length=0)
-    axes.set_xticks(np.arange(len(labels) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(labels) + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=0.8)
-    axes.tick_params(which="minor", length=0)
+    if labels:
+        axes.set_xticks(np.arange(len(labels) + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(len(labels) + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=0.8)
+        axes.tick_params(which="minor", length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"Cosine similarity of {len(labels)} attribute vectors", pad=12)
+    axes.set_title(f"Cosine similarity of {count} attribute vectors", pad=12)
     bar = figure.colorbar(picture, ax=axes, shrink=0.5, aspect=24, ticks=[-1, -0.5, 0, 0.5, 1])
     bar.outline.set_visible(False)
     return _rendered(figure)
+
+
+def _heatmap_inches(labels: Sequence[str]) -> float:
+    """The side of a heat map with these names, or of one without any."""
+    if not labels:
+        return UNNAMED_INCHES
+    longest = max(map(len, labels))
+    return 3.2 + 0.235 * max(len(labels), 6) + 0.12 * max(longest - 16, 0)
 
 
 def loss_curves(
@@ -119,11 +145,17 @@ def loss_curves(
 def auc_bars(auc: Mapping[str, float | int]) -> Image.Image:
     """Areas under the ROC curve as bars from chance (0.5), best on top.
 
-    Values that are not finite come last, marked n/a.
+    Values that are not finite come last, marked n/a. Of more than `MAX_NAMED` attributes, the best
+    and the worst of those with a value are shown.
     """
     if not auc:
         return _note("No attribute has a score.")
     ordered = sorted(auc.items(), key=lambda item: (not np.isfinite(item[1]), -item[1], item[0]))
+    left_out = ""
+    if len(ordered) > MAX_NAMED:
+        ordered, left_out = _best_and_worst(ordered)
+        if not ordered:
+            return _note(left_out)
     values = np.array([value for _, value in ordered])
     finite = np.isfinite(values)
     figure = _figure(7.2, 1.3 + 0.24 * max(len(ordered), 3))
@@ -135,7 +167,8 @@ def auc_bars(auc: Mapping[str, float | int]) -> Image.Image:
         text, beyond = (f"{value:.3f}", max(value, 0.5)) if finite[row] else ("n/a", 0.5)
         axes.text(beyond + 0.006, row, text, va="center", fontsize=8)
     axes.axvline(0.5, color=_INK, linewidth=1)
-    axes.set_yticks(range(len(ordered)), [name.replace("_", " ") for name, _ in ordered])
+    axes.set_yticks(range(len(ordered)), [_label(name) for name, _ in ordered], parse_math=False)
+    axes.set_title(left_out)
     axes.set_ylim(len(ordered) - 0.4, -0.6)
     axes.set_xlim(min(0.48, *(values[finite] - 0.02), 0.48), 1.05)
     axes.tick_params(axis="y", length=0)
@@ -144,6 +177,22 @@ def auc_bars(auc: Mapping[str, float | int]) -> Image.Image:
     axes.grid(axis="x", color=_FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     return _rendered(figure)
+
+
+def _best_and_worst(
+    ordered: list[tuple[str, float | int]],
+) -> tuple[list[tuple[str, float | int]], str]:
+    """As many attributes as have room, of those with a value, and what the picture says of it."""
+    scored = [item for item in ordered if np.isfinite(item[1])]
+    missing = len(ordered) - len(scored)
+    note = f" (without a value: {missing:,})" if missing else ""
+    if not scored:
+        return [], f"None of {len(ordered):,} attributes has a value."
+    if len(scored) <= MAX_NAMED:
+        return scored, f"{len(scored):,} attributes{note}"
+    half = MAX_NAMED // 2
+    shown = scored[:half] + scored[-half:]
+    return shown, f"{half} best and {half} worst of {len(scored):,} attributes{note}"
 
 
 def rate_bars(panels: Mapping[str, Mapping[str, Sequence[float | int]]]) -> Image.Image:
@@ -182,14 +231,23 @@ def _clustered_order(similarity: Float[np.ndarray, "A A"]) -> list[int]:
     from scipy.spatial.distance import squareform
 
     distances = squareform(1 - similarity, checks=False)
-    return [int(leaf) for leaf in leaves_list(linkage(distances, "average", optimal_ordering=True))]
+    tree = linkage(distances, "average", optimal_ordering=len(similarity) <= MAX_OPTIMAL)
+    return [int(leaf) for leaf in leaves_list(tree)]
+
+
+def _label(name: str) -> str:
+    """A name as a picture shows it: on one line; of a long one both ends."""
+    text = " ".join(name.replace("_", " ").split())
+    half = MAX_LABEL // 2
+    return text if len(text) <= MAX_LABEL else f"{text[:half]}…{text[1 - half :]}"
 
 
 def _figure(width: float, height: float) -> "Figure":
-    """An empty figure of a size in inches."""
+    """An empty figure of a size in inches, at most `MAX_INCHES` a side."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+    size = min(width, MAX_INCHES), min(height, MAX_INCHES)
+    return Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
 
 
 def _note(text: str) -> Image.Image:
@@ -204,5 +262,8 @@ def _rendered(figure: "Figure") -> Image.Image:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        # A box stands for a character that the font lacks; a user can do nothing about it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

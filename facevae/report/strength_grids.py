@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from facevae.report.grids import image_grid
+from facevae.report.grids import image_grid, shrink_to_fit
 
 _INK = "#24292f"
 _SPACE = 10
@@ -41,6 +41,8 @@ def labelled_strength_grid(
     their names to its left.
     """
     assert faces.shape[:2] == (len(names), len(strengths)), "one name a face, one strength a tile"
+    tiles = shrink_to_fit(faces.reshape(-1, *faces.shape[2:]))
+    faces = tiles.reshape(*faces.shape[:2], *tiles.shape[1:])
     font = ImageFont.load_default(size=max(11, faces.shape[2] // 6))
     columns = range(min(faces_per_row, len(names)))
     blocks = [

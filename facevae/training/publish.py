@@ -1,5 +1,6 @@
 """What a finished training leaves: its model, the best one, its curves, and the same in MLflow."""
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +12,7 @@ from facevae.errors import UserError
 from facevae.models.checkpoint import DamagedError, export_model, load_model
 from facevae.pixels import crop_and_resize
 from facevae.report import plots
-from facevae.report.grids import save_png
+from facevae.report.grids import save_or_warn
 from facevae.runs import storage
 from facevae.runs.progress import log
 from facevae.tracking import MODEL_NAME, Run, log_model
@@ -43,10 +44,12 @@ def keep_and_log_models(
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / MODEL_NAME
         history, best = _keep_models(config, folder)
+        curves = save_or_warn(partial(_curves, history), storage.join(config.output, "curves.png"))
         run.tags({f"facevae.{name}": f"{step:.0f}" for name, step in best.items()})
         if unlogged is not None:
             raise UserError(unlogged)
-        run.picture("curves.png", _curves(history))
+        if curves:
+            run.picture("curves.png", curves)
         run.json("history.json", history)
         model = load_model(folder)
         run.tags({"facevae.model_digest": model.card.digest})
@@ -56,7 +59,7 @@ def keep_and_log_models(
 
 
 def _keep_models(config: TrainConfig, folder: Path) -> tuple[list[Metrics], Metrics]:
-    """Copy the models out of the last checkpoint and the best one, and draw the curves.
+    """Copy the models out of the last checkpoint and the best one.
 
     The last one also goes to `folder`, on this machine. Returns the history, and `best_step` if the
     best is kept.
@@ -83,7 +86,6 @@ def _keep_models(config: TrainConfig, folder: Path) -> tuple[list[Metrics], Metr
         except DamagedError as error:
             log(f"warning: {BEST} is left out: {checkpoints.uri(best)} is not whole ({error})")
             best = None
-    save_png(_curves(history), storage.join(config.output, "curves.png"))
     return history, {} if best is None else {"best_step": float(best)}
 
 

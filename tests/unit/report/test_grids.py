@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from facevae.errors import UserError
-from facevae.report.grids import image_grid, reconstruction_grid, save_png
+from facevae.report import grids
+from facevae.report.grids import image_grid, reconstruction_grid, save_or_warn, save_png
 
 
 def _images(number, height=5, width=4, seed=0):
@@ -58,3 +59,42 @@ def test_a_file_in_the_way_is_a_users_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="a file is in the way"):
         save_png(_images(1)[0], tmp_path / "file" / "picture.png")
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, 40), (33, 64), (7, 7)])
+def test_a_grid_of_many_tiles_is_no_larger_than_a_picture_may_be(monkeypatch, height, width):
+    monkeypatch.setattr(grids, "MAX_PIXELS", 20_000)
+    images = np.full((60, height, width, 3), 200, np.uint8)
+    images[0] = 100
+    grid = image_grid(images, 10)
+    assert grid.shape[0] * grid.shape[1] < 1.3 * 20_000  # the border goes around once more
+    assert set(np.unique(grid)) == {0, 100, 200}, "every tile is whole, and its own"
+    pair = reconstruction_grid(images, images, 10)
+    assert pair.shape[0] * pair.shape[1] < 1.3 * 20_000
+
+
+def test_a_grid_that_fits_keeps_its_pixels(monkeypatch):
+    images = _images(4)
+    monkeypatch.setattr(grids, "MAX_PIXELS", 4 * 8 * 7)
+    assert image_grid(images, 2).shape == (19, 17, 3)
+
+
+@pytest.mark.parametrize("error", [ValueError("no\nroom"), MemoryError(), RuntimeError("font")])
+def test_a_picture_that_cannot_be_drawn_is_a_warning(tmp_path, capsys, error):
+    def draw():
+        raise error
+
+    assert save_or_warn(draw, str(tmp_path / "a.png")) is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: the picture {tmp_path}/a.png is missing (")
+    assert type(error).__name__ in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_cannot_be_saved_is_a_warning(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    picture = Image.fromarray(_images(1)[0])
+    assert save_or_warn(lambda: picture, str(tmp_path / "file/a.png")) is None
+    assert "a file is in the way" in capsys.readouterr().err
+    assert save_or_warn(lambda: picture, str(tmp_path / "a.png")) is picture
+    assert (tmp_path / "a.png").exists()

@@ -1,9 +1,27 @@
-"""Mathematics of the heat map, charts that show what they are given."""
+"""Mathematics of the heat map, charts that show what they are given and stay small."""
 
 import numpy as np
 import pytest
 
+from facevae.report import plots
 from facevae.report.plots import auc_bars, cosine_similarity, loss_curves, similarity_heatmap
+
+MAX_SIDE = 30 * 120
+ODD = ("a$b$c", "$\\foo{$", "\u7b11", "\U0001f642", "a\nb", "x" * 300, "", "Age>50%", "^_{", "\\")
+
+
+@pytest.fixture
+def titles(monkeypatch):
+    """The titles of the figures that are drawn."""
+    seen = []
+    rendered = plots._rendered
+
+    def remember(figure):
+        seen.extend(axes.get_title() for axes in figure.axes if axes.get_title())
+        return rendered(figure)
+
+    monkeypatch.setattr(plots, "_rendered", remember)
+    return seen
 
 
 def _ink(picture):
@@ -73,3 +91,59 @@ def test_auc_bars_grow_with_the_values():
     assert auc_bars({"b": 0.95, "a": 0.9}).tobytes() == high.tobytes()
     assert _ink(auc_bars({"a": 0.4, "b": float("nan")})) > 0
     assert _ink(auc_bars({})) > 0
+
+
+@pytest.mark.parametrize(
+    ("count", "title"), [(100, "of 100"), (101, "of 101"), (1001, "of 1,000 of 1,001")]
+)
+def test_a_heat_map_of_many_vectors_has_a_largest_size(titles, count, title):
+    vectors = np.random.default_rng(0).normal(size=(count, 8)).astype(np.float32)
+    picture = similarity_heatmap(vectors, [f"attribute number {i}" for i in range(count)])
+    assert max(picture.size) <= MAX_SIDE
+    assert titles == [f"Cosine similarity {title} attribute vectors"]
+
+
+def test_above_a_count_names_do_not_change_a_heat_map():
+    vectors = np.random.default_rng(0).normal(size=(101, 8)).astype(np.float32)
+    first = similarity_heatmap(vectors, [str(i) for i in range(101)])
+    assert first.tobytes() == similarity_heatmap(vectors, ["x" * 300] * 101).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("scored", "missing", "title"),
+    [
+        (100, 0, ""),
+        (101, 0, "50 best and 50 worst of 101 attributes"),
+        (2500, 30, "50 best and 50 worst of 2,500 attributes (without a value: 30)"),
+        (3, 200, "3 attributes (without a value: 200)"),
+    ],
+)
+def test_of_many_bars_the_best_and_the_worst_are_drawn(titles, scored, missing, title):
+    auc = {f"a{i}": 0.5 + i / 2 / scored for i in range(scored)}
+    picture = auc_bars(auc | {f"n{i}": float("nan") for i in range(missing)})
+    assert max(picture.size) <= MAX_SIDE
+    assert titles == ([title] if title else [])
+
+
+def test_the_bars_that_are_drawn_are_those_at_both_ends():
+    auc = {f"a{i:03}": 0.5 + i / 1000 for i in range(300)}
+    ends = {name: auc[name] for i, name in enumerate(auc) if not 50 <= i < 250}
+    middle_moved = {name: value if name in ends else 0.6 for name, value in auc.items()}
+    assert auc_bars(auc).tobytes() == auc_bars(middle_moved).tobytes()
+
+
+def test_many_attributes_without_a_value_are_said_in_words():
+    assert _ink(auc_bars({f"a{i}": float("nan") for i in range(200)})) > 0
+
+
+def test_names_of_any_kind_are_drawn_as_they_are(recwarn):
+    """Neither as formulas nor with a warning for each character that the font lacks."""
+    vectors = np.random.default_rng(0).normal(size=(len(ODD), 8)).astype(np.float32)
+    assert max(similarity_heatmap(vectors, ODD).size) <= MAX_SIDE
+    assert _ink(auc_bars(dict.fromkeys(ODD, 0.9))) > 0
+    assert [str(each.message) for each in recwarn] == []
+
+
+def test_no_picture_outgrows_the_largest_size():
+    history = [{"step": 1, **{f"term{i}": 1.0 for i in range(60)}}]
+    assert max(loss_curves(history).size) <= MAX_SIDE

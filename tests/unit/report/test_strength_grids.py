@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from facevae.report import grids
 from facevae.report.strength_grids import labelled_strength_grid, strength_grid
 
 
@@ -49,3 +50,14 @@ def test_the_labelled_grid_holds_every_strip_and_has_room_for_the_names(faces, p
     assert lefts == [lefts[i % per_row] for i in range(faces)]
     longer = ["a name much longer than the others.jpg"] * faces
     assert labelled_strength_grid(tiles, strengths, longer, per_row).width > page.width
+
+
+def test_labels_stay_beside_faces_that_were_shrunk(monkeypatch):
+    tiles, strengths, names = _faces(4, 4, 32), [0, 0.5, 1, 1.5], [f"{i}.jpg" for i in range(4)]
+    whole = labelled_strength_grid(tiles, strengths, names)
+    monkeypatch.setattr(grids, "MAX_PIXELS", 6000)
+    assert strength_grid(tiles).shape == (2 * 19 + 3, 8 * 19 + 3, 3)
+    page = labelled_strength_grid(tiles, strengths, names)
+    assert page.size < whole.size
+    small = labelled_strength_grid(_faces(4, 4, 16), strengths, names)
+    assert page.tobytes() == small.tobytes()

@@ -1,0 +1,51 @@
+"""What a pass leaves beside its vectors, and what none of that may cost."""
+
+import numpy as np
+import pytest
+
+from facevae.attributes.statistics import AttributeStatistics
+from facevae.attributes.vectors import AttributeVectors, mean_difference
+from facevae.commands.attributes import _draw
+from facevae.report import plots
+
+
+class PicturesOfRun:
+    """Stands in for a run: the names of the pictures logged."""
+
+    def __init__(self):
+        self.names = []
+
+    def picture(self, name, image):
+        self.names.append(name)
+
+
+def vectors(attributes: int) -> AttributeVectors:
+    random = np.random.default_rng(0)
+    labels = random.choice(np.array([-1, 1], np.int8), (60, attributes))
+    latents = random.normal(size=(60, 4))
+    statistics = AttributeStatistics.of_batch(latents, np.ones_like(latents), labels)
+    return mean_difference(statistics, [f"a{i}" for i in range(attributes)], min_count=1)
+
+
+@pytest.mark.parametrize("attributes", [2, 150])
+def test_both_pictures_are_written_and_logged(tmp_path, attributes):
+    run = PicturesOfRun()
+    _draw(vectors(attributes), {f"a{i}": 0.6 for i in range(attributes)}, str(tmp_path), run)
+    assert run.names == ["similarity.png", "auc.png"]
+    assert {path.name for path in tmp_path.iterdir()} == set(run.names)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("63,250 pixels"), ValueError("Image size too large")]
+)
+def test_a_picture_that_fails_costs_neither_the_other_nor_the_result(
+    tmp_path, monkeypatch, capsys, error
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(plots, "similarity_heatmap", fail)
+    run = PicturesOfRun()
+    _draw(vectors(2), {"a0": 0.6}, str(tmp_path), run)
+    assert run.names == ["auc.png"]
+    assert f"similarity.png is missing ({type(error).__name__}" in capsys.readouterr().err
