@@ -14,6 +14,7 @@ from facevae.attributes.latents import read_latents
 from facevae.attributes.scores import HeldOutScores, auc_mean
 from facevae.attributes.statistics import AttributeStatistics, reduce_shards
 from facevae.attributes.vectors import AttributeVectors, LatentBatch, mean_difference
+from facevae.commands.check_labels import check_vectors
 from facevae.commands.choose_precision import choose_precision
 from facevae.commands.paths import check_paths, paths_of, with_absolute_paths
 from facevae.commands.run_step import OTHER_SHARDS, Metrics, Step, Work, run_step
@@ -42,8 +43,8 @@ def compute_attributes(config: AttributesConfig) -> Metrics:
         `auc/<attribute>` on the held-out splits, `auc/mean`, and image counts.
 
     Raises:
-        UserError: no such shards or model, a cluster too small, a folder of other vectors, or
-            another driver at work on it.
+        UserError: no such shards or model, labels that give no vector, a cluster too small, a
+            folder of other vectors, or another driver at work on it.
     """
     config = with_absolute_paths(config)
     manifest = read_manifest(config.shards)
@@ -73,6 +74,7 @@ def _identity(config: AttributesConfig, manifest: Manifest, card: ModelCard) -> 
 def _prepare(
     config: AttributesConfig, manifest: Manifest, model: LoadedModel, claimed: Mapping[str, Any]
 ) -> Work:
+    check_vectors(config.shards, manifest, config.encoding.min_count)
     connect()
     nodes = cluster_nodes()
     check_paths(paths_of(config), len(nodes))

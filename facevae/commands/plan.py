@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from facevae.commands.check_labels import check_editing, check_vectors
 from facevae.commands.estimate import (
     Data,
     data_lines,
@@ -82,6 +83,8 @@ def describe_plan(
     data = _known(lambda: _read_data(config), is_cluster)
     if data is None:
         data = Data(getattr(config, "sharding", ShardsConfig().sharding).image_size)
+    if is_cluster:
+        _check_labels(command, config)
     lines += data_lines("faces to store" if command == "shards" else "images", data)
     if getattr(config, "shards", None) is None:
         lines += shards_lines(data, config, nodes)
@@ -94,6 +97,17 @@ def describe_plan(
         lines += encode_lines(data, config.encoding, config.model, nodes)
         lines.append(_edit_line(config.editing))
     return lines
+
+
+def _check_labels(command: str, config: Any) -> None:
+    """Check the labels of shards that are there, as the command would."""
+    if command not in ("attributes", "quickstart") or config.shards is None:
+        return
+    shards, min_count = storage.absolute(config.shards), config.encoding.min_count
+    if command == "attributes":
+        check_vectors(shards, read_manifest(shards), min_count)
+    else:
+        check_editing(shards, read_manifest(shards), config.editing, min_count)
 
 
 def _edit_line(editing: EditingConfig) -> str:

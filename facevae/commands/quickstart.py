@@ -4,8 +4,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from facevae.attributes.vectors import index_of
 from facevae.commands.attributes import compute_attributes
+from facevae.commands.check_labels import check_editing
 from facevae.commands.edit import edit_faces
 from facevae.commands.paths import with_absolute_paths
 from facevae.commands.run_step import RESULT, Metrics, write_result
@@ -56,9 +56,8 @@ def quickstart(config: QuickstartConfig) -> Metrics:
     if shards is None:
         shards = outputs["shards"]
         shard_faces(_part(ShardsConfig, config, tracking, output=shards))
-    names = read_manifest(shards).attribute_names
-    for name in config.editing.attribute:
-        index_of(name, names)  # before hours of training, not after
+    # Before hours of training, not after.
+    check_editing(shards, read_manifest(shards), config.editing, config.encoding.min_count)
     training = _part(
         TrainConfig, config, tracking, output=outputs["train"], shards=shards, **NO_IMAGES
     )

@@ -164,6 +164,30 @@ def read_images(folder: str, name: str, row_groups: Sequence[int] | None = None)
         return values(images, pa.binary())
 
 
+def read_image_ids(folder: str, name: str) -> list[str]:
+    """The ids of a shard; no other column is fetched.
+
+    Raises:
+        UserError: the file is missing, or what is read of it is damaged.
+    """
+    uri = shard_uri(folder, name)
+    with _refuse_damaged(uri):
+        (ids,) = read_columns(uri, ("image_id",))
+        return values(ids, pa.string())
+
+
+def read_labels(folder: str, name: str) -> Int8[np.ndarray, "B A"]:
+    """The labels of a shard in {-1, 0, +1}; no other column is fetched.
+
+    Raises:
+        UserError: the file is missing, or what is read of it is damaged.
+    """
+    uri = shard_uri(folder, name)
+    with _refuse_damaged(uri):
+        (labels,) = read_columns(uri, ("attributes",))
+        return matrix(labels, pa.int8())
+
+
 def _refuse_damaged(uri: str) -> AbstractContextManager[None]:
     return refuse_damaged(
         f"damaged shard {uri}",

@@ -24,6 +24,7 @@ def trained_steps(tmp_path, monkeypatch):
 
         manifest = Manifest(("Smiling",), 64, (), {}, {}, {}, False)
         monkeypatch.setattr(module, "read_manifest", lambda folder: manifest)
+        monkeypatch.setattr(module, "check_editing", lambda *_: None)
         monkeypatch.setattr(module, "connect", lambda: None)
         monkeypatch.setattr(module, "cluster_nodes", lambda: [Node(2, 0)])
         monkeypatch.setattr(module, "steps_in", lambda *_: (fitting, 100.0))

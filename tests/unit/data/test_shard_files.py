@@ -16,7 +16,9 @@ from facevae.data.shard_files import (
     Quarantined,
     Shard,
     ShardRows,
+    read_image_ids,
     read_images,
+    read_labels,
     read_manifest,
     read_shard,
     write_manifest,
@@ -57,6 +59,8 @@ def test_a_shard_reads_back(tmp_path, count):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert shard == Shard("val-00000", "val", count, path.stat().st_size, digest)
     assert same(read_shard(str(tmp_path), "val-00000"), expected)
+    assert read_image_ids(str(tmp_path), "val-00000") == expected.image_ids
+    np.testing.assert_array_equal(read_labels(str(tmp_path), "val-00000"), expected.attributes)
 
 
 def test_images_of_row_groups_are_read_in_the_order_asked_for(written, tmp_path):
