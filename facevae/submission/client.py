@@ -14,8 +14,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from ray._private.ray_constants import get_runtime_env_default_excludes
-from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 from ray.job_submission import JobDetails, JobSubmissionClient
 from ray.util.state import list_nodes
 from ray.util.state.exception import RayStateApiException
@@ -24,6 +22,7 @@ import facevae
 from facevae.errors import UserError
 from facevae.ray_cluster.nodes import Node, declared_groups, planned_nodes
 from facevae.runs import storage
+from facevae.submission.upload import Upload, look_at_upload
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 CONNECT_SECONDS = 4.0
@@ -131,8 +130,8 @@ def job_request(options: Namespace, config: Any) -> dict[str, Any]:
         config: what the command's own options say; only its names are used here.
 
     Raises:
-        UserError: the folder is not a source folder, a file of settings would not be uploaded, or
-            results would be lost with the job's own folder.
+        UserError: the folder is not a source folder, or cannot be uploaded; a file of settings
+            would not be; or results would be lost with the job's own folder.
     """
     folder = Path(options.working_dir).resolve()
     script = f"jobs/{options.command}.py"
@@ -144,6 +143,10 @@ def job_request(options: Namespace, config: Any) -> dict[str, Any]:
             f"output {output} is relative, and a job's own folder is deleted after it: give an "
             "absolute path, or a URI, that all nodes share"
         )
+    upload = look_at_upload(folder)
+    runtime_env: dict[str, Any] = {"working_dir": str(folder), "env_vars": STOP_GRACE}
+    if upload.excludes:
+        runtime_env["excludes"] = list(upload.excludes)
     metadata = {
         "facevae.verb": options.command,
         "facevae.output": output,
@@ -154,13 +157,13 @@ def job_request(options: Namespace, config: Any) -> dict[str, Any]:
     new_id = f"{options.command}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     return {
         "submission_id": options.submission_id or new_id,
-        "entrypoint": shlex.join(["python", script, *_inside(options.arguments, folder)]),
-        "runtime_env": {"working_dir": str(folder), "env_vars": STOP_GRACE},
+        "entrypoint": shlex.join(["python", script, *_inside(options.arguments, folder, upload)]),
+        "runtime_env": runtime_env,
         "metadata": {key: value for key, value in metadata.items() if value},
     }
 
 
-def _inside(arguments: Sequence[str], folder: Path) -> Iterator[str]:
+def _inside(arguments: Sequence[str], folder: Path, upload: Upload) -> Iterator[str]:
     """The arguments with the files of settings named from the uploaded folder."""
     words = iter(arguments)
     for word in words:
@@ -168,22 +171,13 @@ def _inside(arguments: Sequence[str], folder: Path) -> Iterator[str]:
         if option == "--config":
             name = value if equals else next(words)
             path = Path(name).resolve()
-            if path not in _uploaded(folder):
+            if path not in upload.paths:
                 raise UserError(
                     f"--config {name} would not be uploaded: it lies outside {folder}, or "
                     ".gitignore or .rayignore names it; put it elsewhere, such as in configs/"
                 )
             word = f"--config={path.relative_to(folder).as_posix()}"
         yield word
-
-
-def _uploaded(folder: Path) -> set[Path]:
-    """What Ray packs of a folder, found by its own walk; no public call tells."""
-    paths: set[Path] = set()
-    ignored = _get_excludes(folder, get_runtime_env_default_excludes())
-    has_gitignore = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"
-    _dir_travel(folder, [ignored], paths.add, include_gitignore=has_gitignore)
-    return paths
 
 
 def _commit(folder: Path) -> str:

@@ -344,6 +344,20 @@ def test_what_the_job_would_not_find_or_would_lose_is_refused(sources, words, ex
         request(*words.split())
 
 
+def test_a_folder_that_cannot_be_sent_is_refused(sources):
+    os.mkfifo(sources / "pipe")
+    with pytest.raises(UserError, match="pipe is a named pipe, which cannot be sent"):
+        request()
+
+
+def test_a_link_that_leads_back_is_not_sent(dashboard, cluster, sources):
+    (sources / "self").symlink_to(".")
+    cluster.submit_job(**request())
+    (package,) = [body for method, path, body in dashboard[0].received if method == "PUT"]
+    assert b"jobs/train.py" in package
+    assert b"self/" not in package
+
+
 def test_git_ignored_files_are_sent_where_ray_is_told_to(sources, monkeypatch):
     monkeypatch.setenv("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")
     assert "--config=runs/old.yaml" in request("--config=runs/old.yaml")["entrypoint"]
