@@ -1,11 +1,13 @@
 """The `facevae` command: `jobs/<command>.py` are the same commands for Ray Jobs.
 
 Settings come from `--config FILE.yaml` and from options named as the YAML's keys are. A mistake of
-the user's is one line and exit code 2. A command ends with one line per metric, `name value`.
+the user's is one line and exit code 2. A command ends with one line per metric, `name value`, or
+`name n/a` for one that there is none of.
 """
 
 import atexit
 import gc
+import math
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -102,7 +104,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         print(f"facevae {name}: {STOPPED}", file=sys.stderr)
         return EXIT_CODE
     for key, value in metrics.items():
-        print(f"{key} {value:.6g}")
+        print(f"{key} {value:.6g}" if math.isfinite(value) else f"{key} n/a")
     return 0
 
 

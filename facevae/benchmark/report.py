@@ -1,5 +1,6 @@
 """Measurements as figures to compare, a table and a picture."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from facevae.benchmark.samples import Spread, spread
@@ -48,8 +49,8 @@ def _row(name: str, each: Spread, before: Mapping[str, float] | None) -> list[st
     ]
     if before is None:
         return row
-    old = before.get(name)
-    if old is None:
+    old = before.get(name, math.nan)
+    if not math.isfinite(old):
         return [*row, "", ""]
     return [*row, f"{old:,.4g}", f"{each.median / old - 1:+.1%}" if old else ""]
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from facevae.attributes.encode import WRITTEN, EncoderPlan, encode_shards, plan_encoders
 from facevae.attributes.hdf5 import VECTORS, write_hdf5
 from facevae.attributes.latents import read_latents
@@ -18,7 +16,7 @@ from facevae.commands.check_labels import check_vectors
 from facevae.commands.choose_precision import choose_precision
 from facevae.commands.paths import check_paths, paths_of, with_absolute_paths
 from facevae.commands.run_step import OTHER_SHARDS, Metrics, Step, Work, run_step
-from facevae.config import AttributesConfig, Split
+from facevae.config import HELD_OUT_SPLITS, AttributesConfig, Split
 from facevae.data.shard_files import Manifest, read_manifest
 from facevae.errors import UserError
 from facevae.models.checkpoint import LoadedModel, ModelCard, load_model
@@ -40,7 +38,8 @@ def compute_attributes(config: AttributesConfig) -> Metrics:
     `result.json`.
 
     Returns:
-        `auc/<attribute>` on the held-out splits, `auc/mean`, and image counts.
+        `auc/<attribute>` on the held-out splits (NaN: none has it, or none lacks it), `auc/mean`,
+        and image counts.
 
     Raises:
         UserError: no such shards or model, labels that give no vector, a cluster too small, a
@@ -58,6 +57,7 @@ def compute_attributes(config: AttributesConfig) -> Metrics:
         identity=_identity(config, manifest, model.card),
         remedies={"shards_digest": OTHER_SHARDS},
         product=VECTORS,
+        why_missing=_why_missing(manifest),
         written={"": rf"{re.escape(VECTORS)}|similarity\.png|auc\.png|result\.json", **WRITTEN},
     )
     return run_step(step, partial(_prepare, config, manifest, model))
@@ -69,6 +69,14 @@ def _identity(config: AttributesConfig, manifest: Manifest, card: ModelCard) -> 
     if encoding["precision"] == "auto":
         del encoding["precision"]
     return {"model_digest": card.digest, "shards_digest": manifest.digest, **encoding}
+
+
+def _why_missing(manifest: Manifest) -> str:
+    """Why an attribute may have no score."""
+    held_out = manifest.rows(*HELD_OUT_SPLITS)
+    if not held_out:
+        return f"the shards have no images in their {' and '.join(HELD_OUT_SPLITS)} splits"
+    return f"of {held_out:,} held-out images none has the attribute, or none lacks it"
 
 
 def _prepare(
@@ -126,7 +134,7 @@ def _compute(
         **{f"auc/{name}": value for name, value in auc.items()},
         "auc/mean": auc_mean(auc),
     }
-    run.metrics(0, {key: value for key, value in metrics.items() if np.isfinite(value)})
+    run.metrics(0, metrics)
     _draw(vectors, auc, config.output, run)
     return metrics
 

@@ -4,6 +4,7 @@ A command is its own work and little else: it finds out what is wrong before any
 its own (`prepare`), and then works. Only this file knows of locks, claims and `result.json`.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ OTHER_SHARDS = (
 )
 """the remedy where shards are known by their digest"""
 Metrics = dict[str, float]
+"""metrics by name; NaN: there is none, which is null in `result.json`"""
+NAMED = 3
+"""how many of the metrics without a value a line names"""
 
 
 class Step(NamedTuple):
@@ -49,6 +53,8 @@ class Step(NamedTuple):
     paths: Collection[str] = ()
     """what of the identity is a path, its keys joined by dots; earlier versions claimed folders
     with the user's spelling"""
+    why_missing: str = "it came out as no finite number"
+    """why a metric may have no value"""
     is_reusable: bool = False
     """whether the folder may be used for something else, instead of what it was used for"""
 
@@ -74,16 +80,26 @@ def run_step(step: Step, prepare: Callable[[Mapping[str, Any]], Work]) -> Metric
             none yet); raises what the user may have to mend, for the folder is not claimed before.
 
     Returns:
-        The metrics of the work, which `result.json` has too.
+        The metrics of the work, which `result.json` has too. A line names those without a value,
+        and says why.
 
     Raises:
         UserError: the folder is of something else, or another driver is at work on it.
     """
+    metrics = _do_step(step, prepare)
+    missing = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if missing:
+        more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
+        log(f"{step.command}: n/a for {', '.join(missing[:NAMED])}{more}: {step.why_missing}")
+    return metrics
+
+
+def _do_step(step: Step, prepare: Callable[[Mapping[str, Any]], Work]) -> Metrics:
     claimed = _check_claim(step)
     result = storage.join(step.output, RESULT)
     if claimed and _is_done(step):
         log(f"already done: {step.output}")
-        return dict(storage.read_json(result))
+        return read_result(step.output)
     storage.make_folder(step.output)
     with run_lock(step.output, f"facevae {step.command}", submission_id()):
         claimed = _check_claim(step)  # again: another driver may have been at work
@@ -106,12 +122,12 @@ def run_step(step: Step, prepare: Callable[[Mapping[str, Any]], Work]) -> Metric
 
 
 def write_result(output: str, metrics: Metrics) -> None:
-    """Write the metrics that a command ends with."""
-    storage.write_json(storage.join(output, RESULT), metrics)
+    """Write the metrics that a command ends with; null where there is no finite number."""
+    storage.write_json(storage.join(output, RESULT), storage.without_nan(metrics))
 
 
 def read_result(place: str) -> Metrics:
-    """The metrics that a command ended with.
+    """The metrics that a command ended with; NaN for null.
 
     Args:
         place: its output folder, or the file.
@@ -124,9 +140,10 @@ def read_result(place: str) -> Metrics:
     if not storage.exists(uri):
         raise UserError(f"there is no {uri}: give the output folder of a finished command")
     result = storage.read_json(uri)
-    if not isinstance(result, dict) or not all(isinstance(v, float | int) for v in result.values()):
+    kinds = float | int | None
+    if not isinstance(result, dict) or not all(isinstance(v, kinds) for v in result.values()):
         raise UserError(f"{uri} is not the {RESULT} of a command")
-    return {name: float(value) for name, value in result.items()}
+    return {name: math.nan if value is None else float(value) for name, value in result.items()}
 
 
 def _is_done(step: Step) -> bool:

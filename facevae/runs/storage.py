@@ -10,11 +10,12 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -500,6 +501,17 @@ def write_json(uri: str, value: Any, *, fsync: bool = True) -> None:
     """Write a value as JSON, atomically; `fsync` as in `atomic_file`."""
     with atomic_file(uri, fsync=fsync) as path:
         path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """A JSON-able value with null for the numbers that JSON has not: NaN and the infinite ones."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(each) for each in value]
+    return value
 
 
 def file_digest(path: str | Path) -> str:

@@ -5,6 +5,7 @@ Tags link a run to those whose results it used.
 
 import contextlib
 import json
+import math
 import subprocess
 import time
 import uuid
@@ -92,10 +93,16 @@ class Run:
         self._mirror = Mirror(without_password(run.uri), safe, self._store.send_points, log)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Log metrics of a step; those that an earlier attempt has logged are left out."""
+        """Log metrics of a step.
+
+        Those that an earlier attempt has logged are left out, and those that are not finite: MLflow
+        keeps infinity as the largest number, and no chart shows NaN.
+        """
         now = int(time.time() * 1000)
         self._mirror.add(
-            Metric(mlflow_name(key), float(value), now, step) for key, value in values.items()
+            Metric(mlflow_name(key), float(value), now, step)
+            for key, value in values.items()
+            if math.isfinite(value)
         )
 
     def tags(self, values: Mapping[str, str]) -> None:
@@ -143,8 +150,9 @@ class Run:
         self._deliver(path.name, lambda: self._client.log_artifact(self.id.run_id, str(path)))
 
     def json(self, name: str, value: Any) -> None:
-        """Log a JSON-able value as an artifact."""
-        self._deliver(name, lambda: self._client.log_dict(self.id.run_id, value, name))
+        """Log a JSON-able value as an artifact, with null for what is not finite."""
+        valid = storage.without_nan(value)
+        self._deliver(name, lambda: self._client.log_dict(self.id.run_id, valid, name))
 
     def dataset(self, name: str, digest: str, context: str) -> None:
         """Log which data the run used; MLflow keeps the first 36 digits of a digest."""

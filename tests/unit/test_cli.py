@@ -230,6 +230,13 @@ def test_a_command_prints_one_line_per_metric(capsys, monkeypatch):
     assert (config.loss.beta, config.training.steps) == (0.7, 9)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_metric_without_a_value_is_printed_so(capsys, monkeypatch, value):
+    replace_training(monkeypatch, Mock(return_value={"auc/Smiling": value, "n": 2.0}))
+    assert run_command("train", []) == 0
+    assert capsys.readouterr().out == "auc/Smiling n/a\nn 2\n"
+
+
 @pytest.mark.parametrize("flag", ["--dry_run", "--dry-run"])
 def test_a_dry_run_prints_the_plan_and_runs_nothing(capsys, monkeypatch, flag):
     train = Mock()

@@ -5,7 +5,8 @@ import pytest
 
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.attributes.vectors import AttributeVectors, mean_difference
-from facevae.commands.attributes import _draw
+from facevae.commands.attributes import _draw, _why_missing
+from facevae.data.shard_files import Manifest, Shard
 from facevae.report import plots
 
 
@@ -49,3 +50,17 @@ def test_a_picture_that_fails_costs_neither_the_other_nor_the_result(
     _draw(vectors(2), {"a0": 0.6}, str(tmp_path), run)
     assert run.names == ["auc.png"]
     assert f"similarity.png is missing ({type(error).__name__}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ({"train": 60}, "the shards have no images in their val and test splits"),
+        ({"train": 60, "val": 0, "test": 0}, "the shards have no images in their val and test"),
+        ({"train": 54, "val": 6}, "of 6 held-out images none has the attribute, or none lacks it"),
+        ({"train": 1, "val": 900, "test": 200}, "of 1,100 held-out images none has the attribute"),
+    ],
+)
+def test_a_score_that_is_missing_has_its_reason(rows, reason):
+    shards = tuple(Shard(f"{s}-0", s, n, 1, "0") for s, n in rows.items())
+    assert _why_missing(Manifest(("a",), 64, shards, {}, {}, {}, False)).startswith(reason)

@@ -1,11 +1,12 @@
 """The shell of every command: whose folder it is, what goes on, what is done already."""
 
 import json
+import math
 
 import pytest
 from mlflow import MlflowClient
 
-from facevae.commands.run_step import RESULT, Step, Work, read_result, run_step
+from facevae.commands.run_step import RESULT, Step, Work, read_result, run_step, write_result
 from facevae.config import TrackingConfig
 from facevae.errors import UserError
 from facevae.runs.lock import run_lock
@@ -192,3 +193,54 @@ def test_a_result_that_is_none_is_said_so(tmp_path, content):
     (tmp_path / RESULT).write_text(content)
     with pytest.raises(UserError, match=r"is not the result\.json of a command"):
         read_result(str(tmp_path))
+
+
+MISSING = {"auc/a": math.nan, "auc/b": math.inf, "images": 3.0, "auc/c": -math.inf, "auc/d": 0.5}
+
+
+def test_what_is_not_finite_is_null_in_the_result_and_comes_back_as_nan(tmp_path):
+    write_result(str(tmp_path), MISSING)
+    text = (tmp_path / RESULT).read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        **dict.fromkeys(("auc/a", "auc/b", "auc/c")),
+        **{"images": 3.0, "auc/d": 0.5},
+    }
+    found = read_result(str(tmp_path))
+    assert {name for name, value in found.items() if math.isnan(value)} == {
+        *("auc/a", "auc/b", "auc/c")
+    }
+
+
+def test_a_result_of_a_version_that_wrote_nan_is_read(tmp_path):
+    (tmp_path / RESULT).write_text('{"auc/a": NaN, "n": 1}')
+    assert math.isnan(read_result(str(tmp_path))["auc/a"])
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"auc/a": math.nan, "n": 1.0}, "auc/a"),
+        (dict.fromkeys("abc", math.nan), "a, b, c"),
+        (dict.fromkeys("abcde", math.nan), "a, b, c and 2 more"),
+    ],
+)
+def test_a_metric_without_a_value_has_a_line_that_says_why_each_time(
+    tmp_path, capsys, monkeypatch, values, named
+):
+    work = Command.work
+
+    def work_without_values(self, run):
+        work(self, run)
+        return values
+
+    monkeypatch.setattr(Command, "work", work_without_values)
+    for _ in range(2):
+        _, metrics = run(tmp_path, why_missing="no images")
+        assert metrics.keys() == values.keys()
+        said = capsys.readouterr().err.splitlines()
+        assert [line for line in said if "n/a" in line] == [f"try: n/a for {named}: no images"]
+
+
+def test_where_all_have_values_nothing_is_said(tmp_path, capsys):
+    run(tmp_path)
+    assert "n/a" not in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Names that MLflow would refuse: mapped, told apart, and the rest of the run arrives."""
 
+import json
+import math
 import re
 
 import numpy as np
@@ -54,6 +56,18 @@ def test_all_of_a_run_with_names_that_mlflow_refuses_arrives(tmp_path, capsys):
     assert set(record.data.params) == {mlflow_name(f"labels.{name}") for name in REFUSED}
     assert len(client.list_artifacts(run.id.run_id, "images")) == 2
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_not_finite_is_no_point_and_null_in_a_file(tmp_path):
+    values = {"nan": math.nan, "inf": math.inf, "loss": 1.0}
+    with start_run(TrackingConfig(system_metrics=False), "test", str(tmp_path), {}) as run:
+        run.metrics(0, values)
+        run.json("history.json", [values])
+    assert MlflowClient(run.id.uri).get_run(run.id.run_id).data.metrics == {"loss": 1.0}
+    (path,) = tmp_path.rglob("history.json")
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == [
+        {"nan": None, "inf": None, "loss": 1.0}
+    ]
 
 
 def test_what_the_store_refuses_costs_itself_alone(tmp_path, capsys):
