@@ -229,6 +229,8 @@ def _load_optimizer(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # its message tells how to run code from it
+            reason = "it holds more than tensors"
         raise DamagedError(f"{path} is a damaged training checkpoint ({reason})") from error
     return state
 

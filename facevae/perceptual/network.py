@@ -20,7 +20,7 @@ from facevae.config import LossConfig
 from facevae.errors import UserError
 from facevae.models.folding import fold_batch_norms
 from facevae.perceptual.frozen_layers import FrozenConvReLU, FrozenPReLU
-from facevae.perceptual.weights import fetch_weights, load_weights, weights_file
+from facevae.perceptual.weights import check_weights, fetch_weights, load_weights
 from facevae.pixels import ResizeMethod, resize, to_float
 
 
@@ -142,7 +142,7 @@ def _elements(stages: nn.ModuleList, image_size: int) -> int:
 
 
 def check_perceptual_network(config: LossConfig) -> None:
-    """Checks layer names, image size and weight file; reads no weights and downloads nothing.
+    """Checks layer names, image size and form of the weight file; downloads nothing.
 
     Pretrained weights that are not in torch's cache yet pass; `fetch_weights` gets them.
 
@@ -151,7 +151,7 @@ def check_perceptual_network(config: LossConfig) -> None:
     """
     outputs = _outputs(config)
     _check_size(config, max(outputs))
-    weights_file(config)
+    check_weights(config)
 
 
 def build_perceptual_network(

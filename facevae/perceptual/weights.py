@@ -2,7 +2,10 @@
 
 import hashlib
 import importlib.util
+import json
+import pickle
 import urllib.parse
+import zipfile
 from collections.abc import Mapping
 from difflib import get_close_matches
 from http.client import HTTPException
@@ -23,6 +26,12 @@ _PRETRAINED = {
     "casia-webface": _RELEASE + "20180408-102900-casia-webface.pt",
 }
 _SUFFIXES = (".pt", ".pth", ".safetensors")
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+"""how torch's files begin, and how those of torch before 1.6 do"""
+_HEADER_LENGTH = 8
+"""bytes at the beginning of a safetensors file that tell how long its header is"""
+_HEADER_BYTES = 100_000_000
+"""the most that safetensors takes of a header"""
 
 
 def weights_file(config: LossConfig) -> Path:
@@ -86,6 +95,75 @@ def fetch_weights(config: LossConfig) -> Path:
     return path
 
 
+def check_weights(config: LossConfig) -> None:
+    """Checks that the weight file is there, and looks like one; reads no tensor of it.
+
+    Pretrained weights that are not downloaded yet pass.
+
+    Raises:
+        UserError: as `weights_file`; or the file is cut short, or of another kind.
+    """
+    path = weights_file(config)
+    if path.is_file():
+        _check_form(path)
+
+
+def _check_form(path: Path) -> None:
+    """Refuse what the beginning and the end of a file show to be no whole weight file."""
+    is_torch = path.suffix != ".safetensors"
+    try:
+        found = _wrong_torch_form(path) if is_torch else _wrong_safetensors_form(path)
+    except OSError as error:
+        found = error.strerror or str(error)
+    if found is not None:
+        raise UserError(_unreadable(path, found))
+
+
+def _unreadable(path: Path, reason: str) -> str:
+    return (
+        f"cannot read the weights in {path} ({reason}); expected a whole state-dict file "
+        "saved by torch or safetensors: fetch it again, or give another"
+    )
+
+
+def _wrong_torch_form(path: Path) -> str | None:
+    """What a file is instead of one that torch saved; none: it looks like one."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.startswith(_ZIP):
+        # The table of contents is at the end.
+        return None if zipfile.is_zipfile(path) else "it is cut short"
+    return None if start.startswith(_PICKLE) else _kind(start)
+
+
+def _wrong_safetensors_form(path: Path) -> str | None:
+    """What a file is instead of one of safetensors; none: it looks like one."""
+    with path.open("rb") as file:
+        start = file.read(_HEADER_LENGTH)
+        length = int.from_bytes(start, "little")
+        header = file.read(length) if length <= _HEADER_BYTES else b""
+    if len(header) < length and header.startswith(b"{"):
+        return "it is cut short"
+    try:
+        tensors = json.loads(header)
+        ends = [t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__"]
+        size = _HEADER_LENGTH + length + max(ends, default=0)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return _kind(start)
+    return None if path.stat().st_size == size else "it is cut short"
+
+
+def _kind(start: bytes) -> str:
+    """What a file is that begins so."""
+    if not start:
+        return "it is empty"
+    if start.lstrip().startswith(b"<"):
+        return "it is a web page"
+    if start.startswith((_ZIP, _PICKLE)):
+        return "torch saved it: give its name the ending .pt"
+    return "it is a text" if start.isascii() and b"\0" not in start else "it is something else"
+
+
 def perceptual_weights_digest(config: LossConfig) -> str:
     """SHA-256 of the weight file, in hexadecimal: names the network in a run's tags.
 
@@ -102,16 +180,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the file is damaged or holds something else.
     """
+    _check_form(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Torch's own message tells how to run code from the file.
+        reason = "it is damaged, or holds more than tensors, as a whole network does"
+        raise UserError(_unreadable(path, reason)) from error
     except (*UNREADABLE, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"cannot read the weights in {path} ({reason}); expected a whole state-dict file "
-            "saved by torch or safetensors: fetch it again, or give another"
-        ) from error
+        raise UserError(_unreadable(path, reason)) from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(
             f"expected a state dict (names to tensors) in {path}, found {type(state).__name__}; "

@@ -227,6 +227,69 @@ def test_weight_files_that_unpickling_trips_over_are_refused(tmp_path, content):
         read_weights(path)
 
 
+HTML = b"\n<!DOCTYPE html><html><head><title>Sign in</title></head></html>"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.pt", b"", "it is empty"),
+        ("a.safetensors", b"", "it is empty"),
+        ("a.pt", HTML, "it is a web page"),
+        ("a.pth", HTML, "it is a web page"),
+        ("a.safetensors", HTML, "it is a web page"),
+        ("a.pt", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "it is a text"),
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "it is a text"),
+        ("a.pt", b"\x89HDF\r\n\x1a\n" + bytes(100), "it is something else"),
+        ("a.safetensors", b"\x89HDF\r\n\x1a\n" + bytes(100), "it is something else"),
+        ("a.safetensors", (2).to_bytes(8, "little") + b"[]", "it is something else"),
+    ],
+)
+def test_a_file_that_is_no_weight_file_is_found_before_the_start(tmp_path, name, content, found):
+    path = tmp_path / name
+    path.write_bytes(content)
+    for function in (check_perceptual_network, build_perceptual_network):
+        with pytest.raises(UserError, match=rf"cannot read the weights in .*\({found}\)") as caught:
+            function(_inception(path))
+        assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0.005, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_a_weight_file_that_is_cut_short_is_found_before_the_start(tmp_path, name, kept):
+    path, state = tmp_path / name, {"a": torch.zeros(2000)}
+    torch.save(state, path) if name == "a.pt" else save_file(state, path)
+    check_perceptual_network(_inception(path))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(UserError, match=r"\(it is cut short\); expected a whole state-dict file"):
+        check_perceptual_network(_inception(path))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_weights_in_each_form_of_torch_pass(tmp_path, legacy):
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=not legacy)
+    check_perceptual_network(_inception(path))
+    assert read_weights(path)["a"].tolist() == [1, 1]
+
+
+def test_the_ending_of_the_other_kind_is_told(tmp_path):
+    path = tmp_path / "a.safetensors"
+    torch.save({"a": torch.ones(2)}, path)
+    with pytest.raises(UserError, match=r"torch saved it: give its name the ending \.pt"):
+        check_perceptual_network(_inception(path))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_whole_network_is_refused_without_the_advice_to_run_its_code(tmp_path, legacy):
+    path = tmp_path / "network.pt"
+    torch.save(nn.Linear(2, 2), path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError, match="holds more than tensors") as caught:
+        read_weights(path)
+    assert "weights_only" not in str(caught.value)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [48, 64, 80])
 def test_stored_images_are_seen_as_float_pixels_are(dtype: torch.dtype, size: int) -> None:
