@@ -180,5 +180,5 @@ def _check_counts(by_split: Mapping[Split, AttributeStatistics], manifest: Manif
     if rejected > MAX_REJECTED * manifest.rows():
         raise UserError(
             f"{rejected} of {manifest.rows()} images have a latent that is not finite: the model "
-            "is broken; train it again with a lower learning rate"
+            "is broken; train another with a lower training.learning_rate"
         )

@@ -24,8 +24,15 @@ from facevae.training.losses import kl_divergence
 from facevae.training.step import LossTerms, Trainer, learning_rate
 
 Metrics = dict[str, float]
-WORKERS = "train/workers"
+LOSS, WORKERS = "train/loss", "train/workers"
 MAX_PIXEL = 255.0
+FAR = 1000.0
+"""times the first step's loss: a mean loss above that is worth a warning"""
+REMEDY = (
+    "train into another --output with a lower training.learning_rate, or with "
+    "training.gradient_clip_norm"
+)
+"""against a loss without bounds; another output, since a folder keeps the settings it began with"""
 
 
 class TrainingCallbacks(Protocol):
@@ -33,6 +40,9 @@ class TrainingCallbacks(Protocol):
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Remember the metrics of a step."""
+
+    def warn(self, line: str) -> None:
+        """Tell the user something that does not stop the training."""
 
     def show(self, step: int, originals: np.ndarray, reconstructions: np.ndarray) -> None:
         """Remember what faces look like, uint8 [n,S,S,3] each."""
@@ -76,7 +86,13 @@ def train(
             return step % every == 0 or step == config.steps
 
         if due(config.log_every):
-            _log(callbacks, trainer, step, meter.metrics(step))
+            metrics = meter.metrics(step)
+            _log(callbacks, trainer, step, metrics)
+            if trainer.rank.rank == 0 and (first := meter.take_far_loss(metrics)):
+                callbacks.warn(
+                    f"warning: the loss is {metrics[LOSS]:.3g} at step {step}, far above the "
+                    f"{first:.3g} of the first: if it stays there, {REMEDY}"
+                )
         if due(config.validate_every):
             with meter.paused():
                 _log(callbacks, trainer, step, validate(trainer, held_out))
@@ -113,7 +129,7 @@ def _check_weights(trainer: Trainer, step: int) -> None:
         if not torch.isfinite(weights).all():
             raise UserError(
                 f"the weights '{name}' are not finite after step {step}: nothing was saved; "
-                "lower training.learning_rate or set training.gradient_clip_norm"
+                f"{REMEDY}"
             )
 
 
@@ -204,6 +220,9 @@ class _Meter:
         self._trained_before = self._sums[2:3].clone()  # images that took none of this time
         self._first_bad = torch.full((2,), torch.inf, dtype=torch.float64, device=trainer.device)
         self._since, self._waited = time.perf_counter(), 0.0
+        self._first_sums: Tensor | None = None
+        self._first_loss: float | None = None
+        self._is_warned = False
 
     def _zeros(self, size: int) -> Tensor:
         return torch.zeros(size, dtype=torch.float64, device=self._trainer.device)
@@ -213,6 +232,8 @@ class _Meter:
         rows = torch.stack([kl, terms.reconstruction, torch.ones_like(kl)], dim=1)
         sums = torch.cat([rows, terms.by_layer], dim=1).double().sum(dim=0)
         self._sums += sums
+        if self._first_sums is None:
+            self._first_sums = sums[:3].clone()
         bad = torch.where(torch.isfinite(sums[:2]), torch.inf, float(step))
         self._first_bad = torch.minimum(self._first_bad, bad)
 
@@ -236,12 +257,17 @@ class _Meter:
         if step != torch.inf:
             raise UserError(
                 f"the loss term '{term}' is not finite at step {int(step)}: training stopped; "
-                "lower training.learning_rate or set training.gradient_clip_norm"
+                f"{REMEDY}"
             )
 
     def metrics(self, step: int) -> Metrics:
         self.check_finite()
-        sums = _summed(torch.cat([self._sums, self._trained_before]))
+        assert self._first_sums is not None, "metrics come after a step"
+        sums = _summed(torch.cat([self._sums, self._trained_before, self._first_sums]))
+        sums, first = sums[:-3], sums[-3:]
+        if self._first_loss is None:
+            weigh, (first_kl, first_error, count) = self._trainer.criterion.weigh, first.tolist()
+            self._first_loss = weigh(first_kl / count, first_error / count)
         images, before = float(sums[2]), float(sums[-1])
         kl, reconstruction, _, *layers = (sums[:-1] / images).tolist()
         seconds = time.perf_counter() - self._since
@@ -249,7 +275,7 @@ class _Meter:
         self._sums, self._trained_before = self._zeros(len(self._sums)), self._zeros(1)
         self._since, self._waited = time.perf_counter(), 0.0
         return {
-            "train/loss": self._trainer.criterion.weigh(kl, reconstruction),
+            LOSS: self._trainer.criterion.weigh(kl, reconstruction),
             "train/kl": kl,
             "train/reconstruction": reconstruction,
             "train/learning_rate": learning_rate(self._trainer.config, step),
@@ -258,6 +284,14 @@ class _Meter:
             WORKERS: float(self._trainer.rank.world_size),
             **_by_layer("train", self._trainer, layers),
         }
+
+    def take_far_loss(self, metrics: Metrics) -> float | None:
+        """The loss of the first step, the first time that a mean loss is far above it."""
+        first = self._first_loss
+        if self._is_warned or first is None or not metrics[LOSS] > FAR * first > 0:
+            return None
+        self._is_warned = True
+        return first
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

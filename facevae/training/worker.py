@@ -230,6 +230,9 @@ class _WorkerCallbacks:
         self._history.append({"step": step, **metrics})
         self._coordinator.show.remote(step, metrics)
 
+    def warn(self, line: str) -> None:
+        self._coordinator.log.remote(line)
+
     def show(self, step: int, originals: np.ndarray, reconstructions: np.ndarray) -> None:
         grid = grids.reconstruction_grid(originals, reconstructions)
         try:

@@ -1,6 +1,7 @@
 """The loop: what it tells and when, that it stops at a broken loss, and goes on exactly."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -48,11 +49,15 @@ class Ear:
         self.learner = learner
         self.wanted, self.asked = wanted, 0
         self.logged: list[tuple[int, dict[str, float]]] = []
+        self.warned: list[str] = []
         self.shown: list[int] = []
         self.saved: dict[int, object] = {}
 
     def log(self, step, metrics):
         self.logged.append((step, metrics))
+
+    def warn(self, line):
+        self.warned.append(line)
 
     def show(self, step, originals, reconstructions):
         assert originals.shape == reconstructions.shape == (3, 64, 64, 3)
@@ -160,6 +165,39 @@ def test_weights_broken_by_the_last_update_are_not_saved():
     with pytest.raises(UserError, match=r"not finite after step 1: nothing was saved"):
         train(learner, batches(1, 1), HELD_OUT, 1, ear)
     assert not ear.saved
+
+
+@pytest.mark.parametrize("log_every", [1, 7, 100])
+def test_a_loss_that_grows_out_of_bounds_is_worth_one_warning(log_every):
+    learner = trainer(log_every=log_every, learning_rate=1e-30)
+
+    def shaken():
+        for step, batch in enumerate(batches(1, 7), start=1):
+            if step == 3:
+                with torch.no_grad():
+                    learner.vae.mean.bias.fill_(1e9)
+            yield batch
+
+    ear = Ear(learner)
+    train(learner, shaken(), HELD_OUT, 1, ear)
+    (line,) = ear.warned
+    far = next(s for s, m in ear.logged if s >= 3 and "train/loss" in m)
+    assert re.match(
+        rf"warning: the loss is [\d.e+]+ at step {far}, far above the [\d.e+]+ of", line
+    )
+    assert "into another --output with a lower training.learning_rate" in line
+
+
+@pytest.mark.parametrize("learning_rate", [1e-30, 1e-3])
+def test_an_ordinary_loss_is_worth_no_warning(learning_rate):
+    assert run(trainer(learning_rate=learning_rate)).warned == []
+
+
+def test_what_to_do_about_a_broken_loss_works_as_it_stands():
+    """The folder takes no other learning rate, so that another one is told of."""
+    learner = trainer(steps=2, learning_rate=1e39)
+    with pytest.raises(UserError, match=r"not finite.*into another --output with a lower train"):
+        train(learner, batches(1, 2), HELD_OUT, 1, Ear(learner))
 
 
 def test_validation_is_the_plain_mean_over_images_in_eval_mode():
