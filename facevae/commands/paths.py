@@ -7,7 +7,7 @@ from typing import TypeVar
 from facevae.config import AttributesConfig, Settings, ShardsConfig, TrainConfig
 from facevae.errors import UserError
 from facevae.runs import storage
-from facevae.tracking import MLFLOW_MODELS, store_uri
+from facevae.tracking import MLFLOW_MODELS, sqlite_path, store_uri
 
 UPLOADS = "working_dir_files"
 """the folder below which Ray unpacks what a job was submitted with"""
@@ -38,9 +38,7 @@ def paths_of(config: ShardsConfig | TrainConfig | AttributesConfig) -> dict[str,
         paths[f"--{name}"] = storage.absolute(path) if path else None
     if isinstance(config, TrainConfig):
         paths["--loss.weights"] = str(config.loss.own_weights) if config.loss.own_weights else None
-        store = store_uri(config.tracking, config.output)
-        file = store.removeprefix("sqlite:///")
-        paths["--tracking.uri"] = None if file == store else file
+        paths["--tracking.uri"] = sqlite_path(store_uri(config.tracking, config.output))
     return paths
 
 

@@ -1,5 +1,6 @@
 """`quickstart`: from faces to a smile; the other commands in a row, in one folder and one store."""
 
+import shlex
 from typing import Any, TypeVar
 
 import torch
@@ -134,4 +135,5 @@ def _log_pictures(outputs: dict[str, str], uri: str) -> None:
     for name, place in pictures.items():
         log(f"  {name:<20}{place}")
     is_server = uri.startswith(("http://", "https://"))
-    log(f"all runs: {uri}" if is_server else f"all runs: mlflow ui --backend-store-uri {uri}")
+    ui = shlex.join(["mlflow", "ui", "--backend-store-uri", uri])
+    log(f"all runs: {uri if is_server else ui}")

@@ -4,7 +4,6 @@ The driver makes the run and ends it; rank 0 writes metrics and pictures without
 logged while the server is away is kept and arrives when it is back.
 """
 
-from facevae.tracking.connection import RunId, store_uri
 from facevae.tracking.models import (
     MLFLOW_MODELS,
     MODEL_NAME,
@@ -23,6 +22,7 @@ from facevae.tracking.run import (
     read_run_id,
     start_run,
 )
+from facevae.tracking.store import RunId, sqlite_path, store_uri
 
 __all__ = [
     "MLFLOW_MODELS",
@@ -38,6 +38,7 @@ __all__ = [
     "model_folder",
     "read_run_id",
     "set_model",
+    "sqlite_path",
     "start_run",
     "store_uri",
     "trained_by",

@@ -1,19 +1,16 @@
-"""How one speaks to a tracking store: which one, how patiently, and what a failure means."""
+"""How one speaks to a tracking store: how patiently, and what a failure means."""
 
 import logging
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import requests
 from mlflow.exceptions import MlflowException, RestException
 
-from facevae.config import TrackingConfig
 from facevae.errors import UnreachableError, UserError
-from facevae.runs import storage
 
 HTTP_SETTINGS = {
     # Requests are repeated by those who know what may be sent twice.
@@ -26,15 +23,10 @@ ACCESS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 UNAUTHORISED, FORBIDDEN, SERVER_ERROR = 401, 403, 500
 TEMPORARY = {408, 409, 425, 429, 499}
 """answers 4xx that another attempt may change"""
+MAX_WORDS = 300
+"""characters of an error that are shown"""
 NETWORK = ("requests", "urllib3", "botocore", "boto3", "s3transfer")
 """packages all of whose errors may pass"""
-
-
-class RunId(NamedTuple):
-    """A run and the store that holds it: all that another process needs to add to it."""
-
-    uri: str
-    run_id: str
 
 
 def prepare() -> None:
@@ -46,34 +38,6 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def store_uri(config: TrackingConfig, output: str, model_run: RunId | None = None) -> str:
-    """The tracking store of a command.
-
-    In this order: the configuration's, MLFLOW_TRACKING_URI, that of the training run whose model
-    is used, `mlflow.db` in the output folder. SQLite paths are made absolute: Ray moves its
-    workers' working directory.
-
-    Raises:
-        UserError: an SQLite store cannot be where the output is.
-    """
-    remedy = "name a tracking server with MLFLOW_TRACKING_URI or --tracking.uri"
-    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or (model_run and model_run.uri)
-    if not uri:
-        if not storage.is_local(output):
-            raise UserError(
-                f"{output} is in object storage, which cannot hold an SQLite tracking store: "
-                f"{remedy}"
-            )
-        return f"sqlite:///{storage.absolute(output)}/mlflow.db"
-    scheme, separator, path = uri.partition(":///")
-    if scheme == "sqlite" and separator:
-        if not storage.is_local(path):
-            raise UserError(f"{uri}: SQLite cannot keep its store in object storage; {remedy}")
-        if not path.startswith("/"):
-            return f"sqlite:///{Path(path).absolute()}"
-    return uri
 
 
 def without_password(uri: str) -> str:
@@ -129,12 +93,21 @@ def classify_error(error: Exception) -> Failure:
     if status is None:
         network = type(error).__module__.partition(".")[0] in NETWORK
         is_final = not (network or isinstance(error, OSError))
-        return Failure(is_final, f"{type(error).__name__}: {text[:300]}")
+        return Failure(is_final, f"{type(error).__name__}: {_words(text)}")
     if found := re.search(r"failed with error code (\d+)", text):
         words = f"it answers {found[1]}"
     else:
-        words = re.sub(r"^[A-Z_]+: ", "", text)[:300]
+        words = _words(re.sub(r"^[A-Z_]+: ", "", text))
     return Failure(not _may_pass(error, status, text), words)
+
+
+def _words(text: str) -> str:
+    """What an error says, without the page that a server which is none of MLflow's sends."""
+    before, *page = re.split(r"['\"]?<(?:!doctype|html|head|body)\b", text, maxsplit=1, flags=re.I)
+    words = before[:MAX_WORDS].rstrip(" :")
+    if not page:
+        return words
+    return f"{words}: it answers with a web page, so it is another server".removeprefix(": ")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -24,8 +24,9 @@ from facevae.config import TrackingConfig
 from facevae.errors import UserError
 from facevae.models.checkpoint import CARD, ModelCard, load_model
 from facevae.runs import storage
-from facevae.tracking.connection import RunId, classify_error, prepare, store_uri
+from facevae.tracking.connection import classify_error, prepare
 from facevae.tracking.run import Run, read_run_id
+from facevae.tracking.store import RunId, store_uri
 
 MODEL_NAME = "model"
 CHECKPOINT = "checkpoint"

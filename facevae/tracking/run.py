@@ -27,8 +27,9 @@ from facevae.errors import UserError
 from facevae.runs import storage
 from facevae.runs.progress import log
 from facevae.tracking import connection
-from facevae.tracking.connection import RunId, classify_error, without_password
+from facevae.tracking.connection import classify_error, without_password
 from facevae.tracking.names import mlflow_name
+from facevae.tracking.store import RunId, absolute_store, sqlite_path, store_uri
 from facevae.tracking.sync import Mirror, Store
 from facevae.tracking.system_metrics import system_metrics
 
@@ -215,7 +216,7 @@ def start_run(
         UserError: the store cannot be reached or written to, found within seconds; or at the end,
             it was away for longer than `config.patience_seconds`.
     """
-    uri = connection.store_uri(config, output, model_run)
+    uri = store_uri(config, output, model_run)
     tags = {"facevae.verb": command, OUTPUT_TAG: storage.absolute(output), **_code_version()}
     if submission_id is not None:
         tags[SUBMISSION_TAG] = submission_id
@@ -260,7 +261,8 @@ def _begin(
     known = _read_run_file(run_file)
     key = known.get("key") or uuid.uuid4().hex
 
-    goes_on = known.get("uri") == uri and known.get("work", "") == work
+    is_known = "uri" in known and absolute_store(known["uri"]) == uri
+    goes_on = is_known and known.get("work", "") == work
     if not goes_on:
         # Written first: a driver that dies before it can write which run it made is found out.
         storage.write_json(run_file, {**known, "key": key})
@@ -336,8 +338,8 @@ def _create(
 
 def _artifact_root(uri: str) -> str | None:
     """Artifacts of an embedded store lie beside it; a server decides for itself."""
-    path = uri.removeprefix("sqlite:///")
-    return None if path == uri else (Path(path).parent / "mlartifacts").as_uri()
+    path = sqlite_path(uri)
+    return None if path is None else (Path(path).parent / "mlartifacts").as_uri()
 
 
 def _write_artifact(client: MlflowClient, run_id: str, settings: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from facevae.tracking.connection import RunId
+from facevae.tracking.store import RunId
 from facevae.tracking.sync import SYSTEM
 
 

@@ -278,6 +278,7 @@ def http_error(status: int) -> requests.HTTPError:
 
 TIMEOUT = MlflowException("API request to http://x failed with timeout exception")
 TIMEOUT.__cause__ = requests.exceptions.ReadTimeout("read timed out")
+PAGE = "<!doctype html>\n<html lang=en><title>404 Not Found</title><p>wrong</p></html>"
 LOST_DATABASE = RestException(
     {
         "error_code": "BAD_REQUEST",
@@ -306,6 +307,9 @@ LOST_DATABASE = RestException(
         (RestException({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no run"}), True,
          "no run"),
         (MlflowException("Failed to read the model"), True, "Failed to read"),
+        (MlflowException(f"API request failed: '{PAGE}'"), True,
+         "API request failed: it answers with a web page, so it is another server"),
+        (MlflowException(PAGE), True, "it answers with a web page, so it is another server"),
         (KeyError("ours"), True, "KeyError"),
         (UserError("no such file: a.png"), True, "no such file"),
         (UnreachableError("cannot reach s3://b/a.png"), False, "cannot reach s3://b/a.png"),
@@ -316,6 +320,7 @@ def test_what_may_pass_is_told_from_what_never_will(error, is_final, reason):
     assert failure.is_final == is_final
     assert reason in failure.reason
     assert "\n" not in str(failure)
+    assert "<" not in str(failure)
 
 
 def test_a_refused_login_names_the_variables_that_are_missing_and_never_values(monkeypatch):
