@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from facevae.config.parsing import DRY_RUN, nearest, parse_config
 from facevae.errors import UserError
+from facevae.runs.home import provide_home
 from facevae.runs.stopping import EXIT_CODE, stopping
 
 
@@ -85,6 +86,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     """
     _collect_seldom()
     try:
+        provide_home()
         options = [word for word in arguments if word not in DRY_RUN]
         config = parse(name, options)
         if len(options) < len(arguments):
@@ -124,6 +126,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
 def submit_command(words: Sequence[str]) -> int:
     """Run `facevae submit ...`; returns the job's exit code, or 2 for the user's mistakes."""
+    provide_home()
     from facevae.commands import submit
 
     if list(words) in ([], ["-h"], ["--help"]):

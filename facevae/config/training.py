@@ -1,5 +1,6 @@
 """What is trained: the VAE, its loss, the steps, and how much of a cluster they take."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -84,7 +85,10 @@ class LossConfig(Settings):
         """The user's own weight file; none: the loss needs no weights, or pretrained ones."""
         if self.reconstruction == "pixel" or self.network == "mtcnn_onet":
             return None
-        return None if self.weights in PRETRAINED else Path(self.weights).expanduser().absolute()
+        if self.weights in PRETRAINED:
+            return None
+        # pathlib's raises where there is no such home.
+        return Path(os.path.expanduser(self.weights)).absolute()  # noqa: PTH111
 
     @model_validator(mode="after")
     def _one_weight_per_layer(self) -> "LossConfig":

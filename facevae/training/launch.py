@@ -17,7 +17,8 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from facevae.config import TrainConfig
-from facevae.ray_cluster.connect import is_this_machine, keep_freed_memory
+from facevae.ray_cluster.address import is_this_machine
+from facevae.ray_cluster.connect import keep_freed_memory
 from facevae.ray_cluster.nodes import draining_nodes
 from facevae.ray_cluster.placement import WorkerPlan
 from facevae.ray_cluster.this_job import submission_id

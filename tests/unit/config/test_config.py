@@ -144,6 +144,18 @@ def test_a_value_out_of_range_is_refused(section, values):
         section(**values)
 
 
+def test_weights_in_the_home_of_nobody_are_a_file_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    loss = {"network": "inception_resnet_v1", "layers": ["Conv2d_1a_3x3"]}
+    for given, file in {
+        "~no_such_user/a.pt": tmp_path / "~no_such_user" / "a.pt",
+        "~/a.pt": Path("/home/me/a.pt"),
+        "a.pt": tmp_path / "a.pt",
+    }.items():
+        assert LossConfig(**loss, weights=given).own_weights == file
+
+
 def test_the_old_name_of_a_setting_goes_on():
     assert ShardingConfig(**{"tries": 7}) == ShardingConfig(attempts=7)
     assert ShardingConfig(**{"tries": 7, "attempts": 8}).attempts == 8
