@@ -22,7 +22,8 @@ from facevae.config import (
 )
 from facevae.data.shard_files import read_manifest
 from facevae.models.precision import resolve_precision
-from facevae.ray_cluster.connect import connect, is_this_machine
+from facevae.ray_cluster.address import is_this_machine
+from facevae.ray_cluster.connect import connect
 from facevae.ray_cluster.nodes import cluster_nodes
 from facevae.ray_cluster.placement import plan_workers
 from facevae.runs import storage

@@ -25,8 +25,9 @@ from facevae.errors import UserError
 from facevae.models.checkpoint import CARD, ModelCard, load_model
 from facevae.runs import storage
 from facevae.tracking.connection import classify_error, prepare
+from facevae.tracking.moved import mend_artifact_places
 from facevae.tracking.run import Run, read_run_id
-from facevae.tracking.store import RunId, store_uri
+from facevae.tracking.store import RunId, may_write, store_uri
 
 MODEL_NAME = "model"
 CHECKPOINT = "checkpoint"
@@ -172,6 +173,8 @@ def model_folder(uri: str, config: TrackingConfig, output: str) -> Iterator[Path
         return
     store = store_uri(config, output)
     prepare()
+    if may_write(store):
+        mend_artifact_places(store)
     with tempfile.TemporaryDirectory() as temporary:
         try:
             with _global_store(store):  # where it looks up the models of a run

@@ -28,8 +28,9 @@ from facevae.runs import storage
 from facevae.runs.progress import log
 from facevae.tracking import connection
 from facevae.tracking.connection import classify_error, without_password
+from facevae.tracking.moved import artifact_root, find_store, mend_artifact_places
 from facevae.tracking.names import mlflow_name
-from facevae.tracking.store import RunId, absolute_store, sqlite_path, store_uri
+from facevae.tracking.store import RunId, absolute_store, store_uri
 from facevae.tracking.sync import Mirror, Store
 from facevae.tracking.system_metrics import system_metrics
 
@@ -238,9 +239,15 @@ def start_run(
 
 
 def read_run_id(folder: str) -> RunId | None:
-    """The run that a command's output folder belongs to; none if it names none."""
+    """The run that a command's output folder belongs to; none if it names none.
+
+    Its store is the one that was moved with the folder, if it was.
+    """
     known = _read_run_file(storage.join(folder, RUN_FILE))
-    return RunId(known["uri"], known["run_id"]) if "run_id" in known else None
+    if "run_id" not in known:
+        return None
+    run = RunId(known["uri"], known["run_id"])
+    return find_store(run, storage.absolute(folder)) if storage.is_local(folder) else run
 
 
 def _read_run_file(uri: str) -> dict[str, str]:
@@ -257,11 +264,12 @@ def _begin(
 ) -> mlflow.entities.RunInfo:
     """The run of the output folder, or a new one, with all written that a run begins with."""
     connection.prepare()
+    mend_artifact_places(uri)
     run_file = storage.join(storage.absolute(output), RUN_FILE)
-    known = _read_run_file(run_file)
+    known, before = _read_run_file(run_file), read_run_id(output)
     key = known.get("key") or uuid.uuid4().hex
 
-    is_known = "uri" in known and absolute_store(known["uri"]) == uri
+    is_known = before is not None and absolute_store(before.uri) == uri
     goes_on = is_known and known.get("work", "") == work
     if not goes_on:
         # Written first: a driver that dies before it can write which run it made is found out.
@@ -292,7 +300,7 @@ def _begin(
     try:
         # Twice, for a connection may break; a server that is away is not waited for.
         run = mirror.call(find, patience, attempts=2)
-        if not goes_on:
+        if not goes_on or known["uri"] != uri:
             made = RunId(uri, run.info.run_id)._asdict()
             storage.write_json(run_file, {**made, "work": work})
         mirror.call(begin, patience, attempts=2)
@@ -324,7 +332,7 @@ def _create(
     experiment = client.get_experiment_by_name(config.experiment)
     if experiment is None:
         try:
-            client.create_experiment(config.experiment, _artifact_root(uri))
+            client.create_experiment(config.experiment, artifact_root(uri))
         except MlflowException:  # another driver may have been faster
             if client.get_experiment_by_name(config.experiment) is None:
                 raise
@@ -334,12 +342,6 @@ def _create(
         return made[0]
     name = config.run_name or tags["facevae.verb"]
     return client.create_run(experiment.experiment_id, run_name=name, tags=dict(tags))
-
-
-def _artifact_root(uri: str) -> str | None:
-    """Artifacts of an embedded store lie beside it; a server decides for itself."""
-    path = sqlite_path(uri)
-    return None if path is None else (Path(path).parent / "mlartifacts").as_uri()
 
 
 def _write_artifact(client: MlflowClient, run_id: str, settings: Mapping[str, Any]) -> None:

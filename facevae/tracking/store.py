@@ -30,7 +30,8 @@ def store_uri(config: TrackingConfig, output: str, model_run: RunId | None = Non
     """The tracking store of a command.
 
     In this order: the configuration's, MLFLOW_TRACKING_URI, that of the training run whose model
-    is used, `mlflow.db` in the output folder.
+    is used (if it is there and may be written to: it may be a colleague's), `mlflow.db` in the
+    output folder.
 
     Raises:
         UserError: no address of a store, or an SQLite store in object storage.
@@ -39,7 +40,7 @@ def store_uri(config: TrackingConfig, output: str, model_run: RunId | None = Non
     if given:
         _check_address(given, "--tracking.uri" if config.uri else VARIABLE)
         return absolute_store(given)
-    if model_run:
+    if model_run is not None and may_write(model_run.uri):
         return absolute_store(model_run.uri)
     if not storage.is_local(output):
         raise UserError(
@@ -78,6 +79,15 @@ def sqlite_path(uri: str) -> str | None:
     if not uri.startswith(SQLITE):
         return None
     return storage.absolute(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
+
+
+def may_write(uri: str) -> bool:
+    """Whether a store that exists takes records; what a server allows is not known here."""
+    path = sqlite_path(uri)
+    if path is None:
+        return True
+    # SQLite makes its journal beside the store.
+    return Path(path).is_file() and all(os.access(p, os.W_OK) for p in (path, Path(path).parent))
 
 
 def _store_folder(uri: str) -> str | None:

@@ -1,0 +1,106 @@
+"""Edits beside run folders that were moved."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from facevae.attributes.hdf5 import write_hdf5
+from facevae.attributes.vectors import AttributeVectors, LatentBatch
+from facevae.commands.edit import edit_faces
+from facevae.config import EditConfig, ModelConfig, TrackingConfig
+from facevae.models import build_vae
+from facevae.models.checkpoint import ModelCard, save_model
+from facevae.tracking import TRAINING_RUN_TAG, RunId, read_run_id, start_run
+
+TRACKING = TrackingConfig(system_metrics=False)
+MODEL = ModelConfig(latent_size=4)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """The run folder of a training, that of its vectors, and a store of no runs yet."""
+    folder = tmp_path_factory.mktemp("made")
+    new = folder / "new" / "mlflow.db"
+    new.parent.mkdir()
+    MlflowClient(f"sqlite:///{new}").search_experiments()
+    train, vectors = folder / "runs" / "train", folder / "runs" / "vectors"
+    train.mkdir(parents=True)
+    shutil.copy(new, train / "mlflow.db")
+    with start_run(TRACKING, "train", str(train), {}) as run:
+        pass
+    (train / "model").mkdir()
+    card = ModelCard(MODEL, 1, "shards", run.id.run_id)
+    digest = save_model(train / "model", build_vae(MODEL).state_dict(), card).digest
+    with start_run(TRACKING, "attributes", str(vectors), {}, model_run=run.id):
+        write_vectors(vectors, digest)
+    return folder
+
+
+def write_vectors(folder: Path, model_digest: str) -> None:
+    directions = AttributeVectors(
+        names=("Smiling",),
+        vectors=np.ones((1, 4), np.float32),
+        positive_count=np.array([9]),
+        negative_count=np.array([9]),
+        standard_errors=np.zeros((1, 4), np.float32),
+        valid=np.array([True]),
+        model_digest=model_digest,
+    )
+    latents = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    labels = np.full((4, 1), -1, np.int8)
+    batch = LatentBatch([f"{i}.jpg" for i in range(4)], ["train"] * 4, latents, labels)
+    write_hdf5(str(folder / "attribute_vectors.h5"), directions, [batch], 4)
+
+
+def edit(runs: Path, output: Path, tracking: TrackingConfig = TRACKING) -> RunId:
+    """Edit two faces with a model and vectors; returns the record."""
+    config = EditConfig(
+        output=str(output),
+        model=str(runs / "train"),
+        vectors=str(runs / "vectors"),
+        editing={"faces": 2, "strengths": (0.0, 1.0)},
+        tracking=tracking,
+    )
+    edit_faces(config)
+    found = read_run_id(str(output))
+    assert found is not None
+    return found
+
+
+def of_training(run: RunId) -> str:
+    """The training run that the record of an edit names."""
+    return MlflowClient(run.uri).get_run(run.run_id).data.tags[TRAINING_RUN_TAG]
+
+
+def has_files(run: RunId, beside: Path) -> bool:
+    """Whether the files of a run are below a folder."""
+    return (beside / "mlartifacts" / run.run_id / "artifacts" / "edit_labelled.png").is_file()
+
+
+@pytest.fixture
+def runs(made, tmp_path) -> Path:
+    """Copies of the run folders in another place; those that they are copies of are away."""
+    shutil.copytree(made / "runs", tmp_path / "moved" / "runs")
+    (made / "runs").rename(made / "away")
+    yield tmp_path / "moved" / "runs"
+    assert not (made / "runs").exists()
+    (made / "away").rename(made / "runs")
+
+
+def test_an_edit_of_moved_folders_is_recorded_where_they_are_now(runs, tmp_path):
+    found = edit(runs, tmp_path / "edit")
+    assert found.uri == f"sqlite:///{runs}/train/mlflow.db"
+    assert of_training(found) == read_run_id(str(runs / "train")).run_id
+    assert has_files(found, runs / "train")
+    assert read_run_id(str(runs / "vectors")).uri == found.uri
+
+
+def test_a_store_that_is_gone_is_not_made_anew(runs, made, tmp_path):
+    (runs / "train" / "mlflow.db").unlink()
+    shutil.copytree(made / "new", tmp_path / "edit")
+    found = edit(runs, tmp_path / "edit")
+    assert found.uri == f"sqlite:///{tmp_path}/edit/mlflow.db"
+    assert not (runs / "train" / "mlflow.db").exists()
