@@ -30,7 +30,7 @@ from facevae.tracking import connection
 from facevae.tracking.connection import classify_error, without_password
 from facevae.tracking.moved import artifact_root, find_store, mend_artifact_places
 from facevae.tracking.names import mlflow_name
-from facevae.tracking.store import RunId, absolute_store, store_uri
+from facevae.tracking.store import RunId, absolute_store, may_write, refuse_read_only, store_uri
 from facevae.tracking.sync import Mirror, Store
 from facevae.tracking.system_metrics import system_metrics
 
@@ -218,6 +218,10 @@ def start_run(
             it was away for longer than `config.patience_seconds`.
     """
     uri = store_uri(config, output, model_run)
+    refuse_read_only(uri)
+    if model_run is not None and not may_write(model_run.uri):
+        theirs = without_password(model_run.uri)
+        log(f"{theirs}, of the model's training, takes no records here: {uri} does")
     tags = {"facevae.verb": command, OUTPUT_TAG: storage.absolute(output), **_code_version()}
     if submission_id is not None:
         tags[SUBMISSION_TAG] = submission_id

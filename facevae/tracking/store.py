@@ -90,6 +90,20 @@ def may_write(uri: str) -> bool:
     return Path(path).is_file() and all(os.access(p, os.W_OK) for p in (path, Path(path).parent))
 
 
+def refuse_read_only(uri: str) -> None:
+    """Check that a store that is there takes records.
+
+    Raises:
+        UserError: it may only be read.
+    """
+    path = sqlite_path(uri)
+    if path is not None and Path(path).exists() and not may_write(uri):
+        raise UserError(
+            f"the tracking store {path} may only be read: name another with {VARIABLE} or "
+            "--tracking.uri"
+        )
+
+
 def _store_folder(uri: str) -> str | None:
     """The absolute path of a store that is a folder of files; none: it is another kind of store."""
     if not storage.is_local(uri) or uri.partition(":")[0] in NAMES:

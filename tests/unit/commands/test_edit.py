@@ -1,6 +1,10 @@
-"""Edits beside run folders that were moved."""
+"""Edits beside run folders that were moved, or that one may only read."""
 
+import ctypes
+import os
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ from facevae.attributes.hdf5 import write_hdf5
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
 from facevae.commands.edit import edit_faces
 from facevae.config import EditConfig, ModelConfig, TrackingConfig
+from facevae.errors import UserError
 from facevae.models import build_vae
 from facevae.models.checkpoint import ModelCard, save_model
 from facevae.tracking import TRAINING_RUN_TAG, RunId, read_run_id, start_run
@@ -104,3 +109,66 @@ def test_a_store_that_is_gone_is_not_made_anew(runs, made, tmp_path):
     found = edit(runs, tmp_path / "edit")
     assert found.uri == f"sqlite:///{tmp_path}/edit/mlflow.db"
     assert not (runs / "train" / "mlflow.db").exists()
+
+
+def as_a_reader(work: Callable[[], object]) -> None:
+    """Call a function in a thread in which modes of files count for root too.
+
+    A capability that a thread gives up is never given back to it; other threads keep theirs.
+    """
+    with ThreadPoolExecutor(1, initializer=_obey_modes) as executor:
+        executor.submit(work).result()
+
+
+def _obey_modes() -> None:
+    if os.getuid() != 0:
+        return
+    version_3, override, read_search = 0x20080522, 1, 2
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(version_3, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    for each in range(3):
+        sets[each] &= ~((1 << override) | (1 << read_search))
+    assert libc.capset(header, sets) == 0
+
+
+@pytest.fixture
+def colleagues(made, tmp_path) -> Path:
+    """Run folders that one may read, and no more."""
+    runs = tmp_path / "colleague"
+    shutil.copytree(made / "runs", runs)
+    (runs / "train" / "run.json").write_text(
+        (runs / "train" / "run.json").read_text().replace(str(made / "runs"), str(runs))
+    )
+    every = [runs, *runs.rglob("*")]
+    for path in every:
+        path.chmod(path.stat().st_mode & ~0o222)
+    before = {path: path.stat().st_mtime_ns for path in every}
+    yield runs
+    assert {path: path.stat().st_mtime_ns for path in [runs, *runs.rglob("*")]} == before
+    for path in every:
+        path.chmod(path.stat().st_mode | 0o200)
+
+
+def test_an_edit_of_a_folder_that_may_only_be_read_is_recorded_beside_itself(
+    colleagues, made, tmp_path, capsys
+):
+    shutil.copytree(made / "new", tmp_path / "edit")
+    as_a_reader(lambda: edit(colleagues, tmp_path / "edit"))
+    found = read_run_id(str(tmp_path / "edit"))
+    assert found.uri == f"sqlite:///{tmp_path}/edit/mlflow.db"
+    assert of_training(found) == read_run_id(str(colleagues / "train")).run_id
+    assert has_files(found, tmp_path / "edit")
+    assert "takes no records here" in capsys.readouterr().err
+
+
+def test_a_store_that_is_named_and_may_only_be_read_is_one_line(colleagues, tmp_path):
+    store = TrackingConfig(uri=f"sqlite:///{colleagues}/train/mlflow.db", system_metrics=False)
+    with pytest.raises(UserError, match=r"train/mlflow\.db may only be read: name another"):
+        as_a_reader(lambda: edit(colleagues, tmp_path / "edit", store))
+
+
+def test_an_output_that_may_only_be_read_is_one_line(colleagues):
+    with pytest.raises(UserError, match=r"no permission to write there"):
+        as_a_reader(lambda: edit(colleagues, colleagues / "vectors" / "edit"))
