@@ -27,6 +27,7 @@ from facevae.report.grids import save_or_warn
 from facevae.runs import storage
 from facevae.tracking import SHARDS_RUN_TAG, TRAINING_RUN_TAG, Run, model_folder, trained_by
 
+CLAIM = "source.json"
 MAX_REJECTED = 0.001
 """largest share of images whose latent may be not finite"""
 
@@ -53,7 +54,7 @@ def compute_attributes(config: AttributesConfig) -> Metrics:
         command="attributes",
         output=config.output,
         tracking=config.tracking,
-        claim="source.json",
+        claim=CLAIM,
         identity=_identity(config, manifest, model.card),
         remedies={"shards_digest": OTHER_SHARDS},
         product=VECTORS,

@@ -22,7 +22,6 @@ from facevae.commands.paths import check_paths, paths_of
 from facevae.config import (
     AttributesConfig,
     EditingConfig,
-    ModelConfig,
     ShardsConfig,
     Split,
     TrainConfig,
@@ -31,7 +30,7 @@ from facevae.data.make_shards import plan_shards
 from facevae.data.shard_files import read_manifest
 from facevae.data.sources.make_source import make_source
 from facevae.errors import UserError
-from facevae.models.checkpoint import read_card
+from facevae.models.checkpoint import ModelCard, check_fits, read_card
 from facevae.perceptual.network import check_perceptual_network
 from facevae.ray_cluster.connect import connect
 from facevae.ray_cluster.nodes import Node, cluster_nodes
@@ -89,10 +88,11 @@ def describe_plan(
     if getattr(config, "shards", None) is None:
         lines += shards_lines(data, config, nodes)
     if isinstance(config, TrainConfig):
+        _check_initial_model(config, is_cluster)
         lines += train_lines(data, config, nodes)
     if command == "attributes":
-        model = _known(lambda: _read_model(config, is_cluster), is_cluster)
-        lines += encode_lines(data, config.encoding, model, nodes)
+        card = _known(lambda: _read_card(config.model, config, is_cluster), is_cluster)
+        lines += encode_lines(data, config.encoding, None if card is None else card.model, nodes)
     if command == "quickstart":
         lines += encode_lines(data, config.encoding, config.model, nodes)
         lines.append(_edit_line(config.editing))
@@ -141,9 +141,19 @@ def _read_data(config: ShardsConfig | TrainConfig | AttributesConfig) -> Data:
     return Data(config.sharding.image_size, {split: counts[split] for split in SPLITS}, shards)
 
 
-def _read_model(config: AttributesConfig, is_cluster: bool) -> ModelConfig | None:
+def _check_initial_model(config: TrainConfig, is_cluster: bool) -> None:
+    """Check that the weights to start from fit, as far as they can be read."""
+    if (name := config.init_from) is not None:
+        card = _known(lambda: _read_card(name, config, is_cluster), is_cluster)
+        if card is not None:
+            check_fits(card, config.model, f"--init_from {name}")
+
+
+def _read_card(
+    name: str, config: AttributesConfig | TrainConfig, is_cluster: bool
+) -> ModelCard | None:
     has_store = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if config.model.startswith(MLFLOW_MODELS) and not (is_cluster and has_store):
+    if name.startswith(MLFLOW_MODELS) and not (is_cluster and has_store):
         return None  # MLflow would make a store in the output folder
-    with model_folder(config.model, config.tracking, storage.absolute(config.output)) as path:
-        return read_card(path).model
+    with model_folder(name, config.tracking, storage.absolute(config.output)) as path:
+        return read_card(path)

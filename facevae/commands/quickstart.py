@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from facevae.commands.attributes import CLAIM as VECTORS_CLAIM
 from facevae.commands.attributes import compute_attributes
 from facevae.commands.check_labels import check_editing
 from facevae.commands.edit import edit_faces
@@ -21,6 +22,7 @@ from facevae.config import (
     TrainConfig,
 )
 from facevae.data.shard_files import read_manifest
+from facevae.errors import UserError
 from facevae.models.precision import resolve_precision
 from facevae.ray_cluster.address import is_this_machine
 from facevae.ray_cluster.connect import connect
@@ -48,6 +50,7 @@ def quickstart(config: QuickstartConfig) -> Metrics:
     output = config.output
     if not storage.exists(storage.join(output, "train", CLAIM)):
         storage.refuse_foreign(output, RESULT.replace(".", r"\."))
+    _refuse_longer(config, output)
     uri = store_uri(config.tracking, output)
     tracking = config.tracking.model_copy(update={"uri": uri})
     outputs = {
@@ -85,6 +88,26 @@ def quickstart(config: QuickstartConfig) -> Metrics:
     write_result(output, metrics)
     _log_pictures(outputs, uri)
     return metrics
+
+
+def _refuse_longer(config: QuickstartConfig, output: str) -> None:
+    """Check that the vectors are not of a shorter training, before hours of a longer one.
+
+    Raises:
+        UserError: they are.
+    """
+    train, vectors = storage.join(output, "train"), storage.join(output, "attributes")
+    claim = storage.join(train, CLAIM)
+    if config.training_minutes is not None:
+        return  # steps are those that it was begun with
+    if not (storage.exists(claim) and storage.exists(storage.join(vectors, VECTORS_CLAIM))):
+        return
+    steps, before = config.training.steps, storage.read_json(claim)["training"]["steps"]
+    if steps > before:
+        raise UserError(
+            f"{vectors} is of the model of {before} steps, not {steps}: choose another --output; "
+            f"or give facevae train the --output {train}, and facevae attributes one of its own"
+        )
 
 
 Part = TypeVar("Part", ShardsConfig, TrainConfig)

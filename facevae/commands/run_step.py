@@ -55,6 +55,8 @@ class Step(NamedTuple):
     with the user's spelling"""
     why_missing: str = "it came out as no finite number"
     """why a metric may have no value"""
+    growing: Collection[str] = ()
+    """keys of the identity whose numbers may be raised when a run goes on, or after its end"""
     is_reusable: bool = False
     """whether the folder may be used for something else, instead of what it was used for"""
 
@@ -97,14 +99,14 @@ def run_step(step: Step, prepare: Callable[[Mapping[str, Any]], Work]) -> Metric
 def _do_step(step: Step, prepare: Callable[[Mapping[str, Any]], Work]) -> Metrics:
     claimed = _check_claim(step)
     result = storage.join(step.output, RESULT)
-    if claimed and _is_done(step):
+    if claimed and not _has_grown(step, claimed) and _is_done(step):
         log(f"already done: {step.output}")
         return read_result(step.output)
     storage.make_folder(step.output)
     with run_lock(step.output, f"facevae {step.command}", submission_id()):
         claimed = _check_claim(step)  # again: another driver may have been at work
         work = prepare(claimed)
-        if not claimed:
+        if not claimed or _has_grown(step, claimed):
             storage.remove_file(result)  # of what this command did here before
         storage.write_json(storage.join(step.output, step.claim), work.identity)
         with start_run(
@@ -171,12 +173,25 @@ def _check_claim(step: Step) -> dict[str, Any]:
     theirs = dict(storage.read_json(storage.join(step.output, step.claim)))
     old = dict(_flatten(step.defaults)) | dict(_flatten(theirs))
     for key, value in _flatten(step.identity):
-        if key in old and (old[key] == value or (key in step.paths and _is_same(old[key], value))):
+        if key in old and _may_be(step, key, old[key], value):
             continue
         if step.is_reusable:
             return {}
         raise of_another(step.output, key, old.get(key), value, step.remedies.get(key, REMEDY))
     return theirs
+
+
+def _has_grown(step: Step, claimed: Mapping[str, Any]) -> bool:
+    """Whether more is asked for than the folder was claimed for."""
+    there, here = dict(_flatten(claimed)), dict(_flatten(step.identity))
+    return any(here[key] != there.get(key, here[key]) for key in step.growing)
+
+
+def _may_be(step: Step, key: str, there: Any, here: Any) -> bool:
+    """Whether a run that was begun with a value goes on with another one."""
+    if there == here or (key in step.growing and here > there):
+        return True
+    return key in step.paths and _is_same(there, here)
 
 
 def of_another(output: str, key: str, there: Any, here: Any, remedy: str) -> UserError:

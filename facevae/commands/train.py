@@ -20,7 +20,7 @@ from facevae.config import ScalingConfig, ShardsConfig, TrainConfig
 from facevae.data.order import spread_images
 from facevae.data.shard_files import Manifest, read_manifest
 from facevae.errors import UserError
-from facevae.models.checkpoint import CARD, MODEL_FILES
+from facevae.models.checkpoint import CARD, MODEL_FILES, LoadedModel, check_fits, load_model
 from facevae.perceptual.network import check_perceptual_network
 from facevae.perceptual.weights import perceptual_weights_digest
 from facevae.ray_cluster.connect import connect
@@ -28,11 +28,26 @@ from facevae.ray_cluster.nodes import Node, cluster_nodes
 from facevae.ray_cluster.placement import WorkerPlan, plan_workers
 from facevae.runs import storage
 from facevae.runs.progress import log
-from facevae.tracking import MODEL_NAME, SHARDS_RUN_TAG, Run, store_uri
+from facevae.tracking import (
+    MODEL_NAME,
+    SHARDS_RUN_TAG,
+    TRAINING_RUN_TAG,
+    Run,
+    model_folder,
+    store_uri,
+)
 from facevae.training.checkpoint_manager import FOLDER, CheckpointManager
 from facevae.training.launch import run_training
 from facevae.training.publish import BEST, keep_and_log_models
 
+OTHER_MODEL = (
+    "--init_from does not name the weights that it was begun with: name those to go on, or choose "
+    "another --output to start afresh"
+)
+FIXED_STEPS = (
+    "the learning rates of the {schedule} schedule depend on it: repeat the old settings to go on, "
+    "or choose another --output and start there with --init_from {output}"
+)
 WITHOUT_EFFECT: dict[str, Any] = {
     "output": True,
     "tracking": True,
@@ -49,6 +64,7 @@ WRITTEN = {
     **dict.fromkeys((MODEL_NAME, BEST), "|".join(map(re.escape, MODEL_FILES))),
 }
 CLAIM = "config.json"
+STEPS_TAG, INIT_TAG = "facevae.steps", "facevae.init_digest"
 
 
 class Data(NamedTuple):
@@ -74,38 +90,76 @@ def train_model(config: TrainConfig) -> Metrics:
     if config.loss.reconstruction == "perceptual":
         check_perceptual_network(config.loss)
     given = None if config.shards is None else _checked(config.shards)
-    shards_digest = given and given.manifest.digest
+    initial = None if config.init_from is None else _initial_model(config, config.init_from)
     trained_on = CheckpointManager(config.output, config.training).shards_digest()
-    step = Step(
+    step = _step(config, given, initial, trained_on)
+    return run_step(step, partial(_prepare, config, given, initial, trained_on))
+
+
+def _step(
+    config: TrainConfig, given: Data | None, initial: LoadedModel | None, trained_on: str | None
+) -> Step:
+    """What is done, and how its folder tells that it is this.
+
+    Args:
+        config: the settings, with an absolute output.
+        given: the shards; none: they are to be made.
+        initial: the model to start from, if any.
+        trained_on: the digest of the shards that the folder's checkpoints are of, if there are any.
+    """
+    shards_digest = given and given.manifest.digest
+    remedies = {"shards_digest": OTHER_SHARDS, "init_digest": OTHER_MODEL}
+    schedule, growing = config.training.schedule, ["training.steps"]
+    if schedule != "step":
+        growing = []
+        remedies["training.steps"] = FIXED_STEPS.format(schedule=schedule, output=config.output)
+    return Step(
         command="train",
         output=config.output,
         tracking=config.tracking,
         claim=CLAIM,
-        identity=train_identity(config, shards_digest),
+        identity=train_identity(config, shards_digest, initial and initial.card.digest),
         defaults=train_identity(TrainConfig(), trained_on or shards_digest),
-        remedies={"shards_digest": OTHER_SHARDS},
+        remedies=remedies,
+        growing=growing,
         paths=("shards", *SOURCE_PATHS, "loss.weights"),
         product=f"{MODEL_NAME}/{CARD}",
         written=WRITTEN,
     )
-    return run_step(step, partial(_prepare, config, given, trained_on))
 
 
-def train_identity(config: TrainConfig, shards_digest: str | None = None) -> dict[str, Any]:
+def train_identity(
+    config: TrainConfig, shards_digest: str | None = None, init_digest: str | None = None
+) -> dict[str, Any]:
     """What may not change when it goes on, without a precision that is not chosen.
 
-    Shards that are given are what their digest says, wherever they lie.
+    Shards and a model that are given are what their digests say, wherever they lie.
     """
     identity = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     if config.training.precision == "auto":
         identity["training"].pop("precision")
-    if config.shards is not None:
-        identity.pop("shards")
-    return identity | ({} if shards_digest is None else {"shards_digest": shards_digest})
+    for name in ("shards", "init_from"):
+        if identity[name] is not None:
+            del identity[name]
+    if shards_digest is not None:
+        identity["shards_digest"] = shards_digest
+    return identity | {"init_digest": init_digest}
+
+
+def _initial_model(config: TrainConfig, name: str) -> LoadedModel:
+    """The model that training starts from, which fits the configuration."""
+    with model_folder(name, config.tracking, config.output) as folder:
+        model = load_model(folder)
+    check_fits(model.card, config.model, f"--init_from {name}")
+    return model
 
 
 def _prepare(
-    config: TrainConfig, given: Data | None, trained_on: str | None, claimed: Mapping[str, Any]
+    config: TrainConfig,
+    given: Data | None,
+    initial: LoadedModel | None,
+    trained_on: str | None,
+    claimed: Mapping[str, Any],
 ) -> Work:
     connect()
     nodes = cluster_nodes()
@@ -128,18 +182,22 @@ def _prepare(
     )
     training = config.training.model_copy(update={"precision": precision})
     config = config.model_copy(update={"training": training})
-    tags = {SHARDS_RUN_TAG: data.manifest.run_id or ""}
+    tags = {SHARDS_RUN_TAG: data.manifest.run_id or "", STEPS_TAG: str(config.training.steps)}
+    if initial is not None:
+        tags |= {TRAINING_RUN_TAG: initial.card.run_id, INIT_TAG: initial.card.digest}
     if config.loss.reconstruction == "perceptual":
         tags["facevae.perceptual_weights"] = perceptual_weights_digest(config.loss)
 
     def work(run: Run) -> Metrics:
         run.dataset(data.shards.rpartition("/")[2], data.manifest.digest, "training")
         run.tags(tags)
-        unlogged = run_training(config, plan, data.shards, run)
+        weights = None if initial is None else initial.vae.state_dict()
+        unlogged = run_training(config, plan, data.shards, run, weights)
         faces = spread_images(data.shards, data.manifest, "val", 2)
         return keep_and_log_models(config, faces, run, unlogged)
 
-    identity = train_identity(config, digest) | {"shards": given and given.shards}
+    identity = train_identity(config, digest, initial and initial.card.digest)
+    identity |= {"shards": given and given.shards, "init_from": config.init_from}
     return Work(config.model_dump(mode="json"), identity, work)
 
 

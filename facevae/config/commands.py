@@ -60,6 +60,11 @@ class TrainConfig(SourceConfig):
     shards: NotEmpty | None = Field(
         None, description="folder of shards; none: made from the source in the output folder first"
     )
+    init_from: str | None = Field(
+        None,
+        description="model whose weights training starts from: run or checkpoint folder, "
+        "runs:/<id>/model or models:/<name>@<alias>; none: random weights",
+    )
     sharding: ShardingConfig = Field(ShardingConfig())
     model: ModelConfig = Field(ModelConfig())
     loss: LossConfig = Field(LossConfig())

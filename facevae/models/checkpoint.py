@@ -114,6 +114,26 @@ def load_model(folder: Path) -> LoadedModel:
     return LoadedModel(vae.eval(), card)
 
 
+def check_fits(card: ModelCard, config: ModelConfig, named: str) -> None:
+    """Check that the weights of a model are those of a VAE of this configuration.
+
+    Args:
+        card: of the model.
+        config: the VAE.
+        named: the option that names the model, with its value.
+
+    Raises:
+        UserError: the model is of another architecture, form or latent size.
+    """
+    for name in ("name", "form", "latent_size"):
+        theirs, ours = getattr(card.model, name), getattr(config, name)
+        if theirs != ours:
+            raise UserError(
+                f"{named} is a model of model.{name} {theirs}, and the training's is {ours}: give "
+                f"--model.{name} {theirs}, or another model"
+            )
+
+
 def export_model(checkpoint: Path, folder: Path) -> None:
     """Copy the model of a checkpoint into an empty folder, without what only training needs."""
     for name in (WEIGHTS, CARD):

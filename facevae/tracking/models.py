@@ -12,7 +12,7 @@ import mlflow.pyfunc
 import numpy as np
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.models import set_model as set_model
@@ -22,7 +22,7 @@ import facevae
 from facevae import pixels
 from facevae.config import TrackingConfig
 from facevae.errors import UserError
-from facevae.models.checkpoint import CARD, ModelCard, load_model
+from facevae.models.checkpoint import CARD, ModelCard, load_model, read_card
 from facevae.runs import storage
 from facevae.tracking.connection import classify_error, prepare
 from facevae.tracking.moved import mend_artifact_places
@@ -33,6 +33,7 @@ MODEL_NAME = "model"
 CHECKPOINT = "checkpoint"
 MLFLOW_MODELS = ("runs:/", "models:/")
 """what the name of a model begins with that MLflow knows, and that is no path"""
+MODEL_DIGEST_TAG = "facevae.model_digest"
 
 
 class ReconstructionModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -59,7 +60,8 @@ class ReconstructionModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 def log_model(run: Run, folder: Path, example: np.ndarray, register_as: str | None) -> str:
     """Log a model folder as an MLflow model, and register it if a name is given.
 
-    A model that an earlier attempt has logged or registered is not logged or registered again.
+    A model that an earlier attempt has logged or registered is not logged or registered again; one
+    of other weights, which the run had before it was made longer, stays beside it.
 
     Args:
         run: the training run.
@@ -71,31 +73,43 @@ def log_model(run: Run, folder: Path, example: np.ndarray, register_as: str | No
         The URI of the logged model.
     """
     client = MlflowClient(run.id.uri)
-    uri = run.call(lambda: _logged(client, run.id) or _log(client, run.id, folder, example))
+    digest = read_card(folder).digest
+    uri = run.call(
+        lambda: _logged(client, run.id, digest) or _log(client, run.id, folder, example, digest)
+    )
     if register_as is not None:
         run.call(lambda: _register(client, register_as, uri, run.id))
     return uri
 
 
-def _logged(client: MlflowClient, run: RunId) -> str | None:
-    """The model that the run has logged; what a broken attempt left is removed."""
+def _logged(client: MlflowClient, run: RunId, digest: str) -> str | None:
+    """The model of these weights that the run has logged; what a broken attempt left is removed."""
     experiment = client.get_run(run.run_id).info.experiment_id
     models = client.search_logged_models([experiment], f"source_run_id = '{run.run_id}'")
     ready = None
     for model in models:
         if model.status == LoggedModelStatus.READY:
-            ready = model.model_uri
+            ready = model.model_uri if _digest(model, run.uri) == digest else ready
         elif model.name == MODEL_NAME:
             client.delete_logged_model(model.model_id)
     return ready
 
 
-def _log(client: MlflowClient, run: RunId, folder: Path, example: np.ndarray) -> str:
+def _digest(model: LoggedModel, store: str) -> str:
+    """The digest of a logged model; earlier versions left it in the model's card alone."""
+    if MODEL_DIGEST_TAG in model.tags:
+        return str(model.tags[MODEL_DIGEST_TAG])
+    with model_folder(model.model_uri, TrackingConfig(uri=store), "") as folder:
+        return read_card(folder).digest
+
+
+def _log(client: MlflowClient, run: RunId, folder: Path, example: np.ndarray, digest: str) -> str:
     record = client.get_run(run.run_id)
     model = client.create_logged_model(
         record.info.experiment_id,
         name=MODEL_NAME,
         source_run_id=run.run_id,
+        tags={MODEL_DIGEST_TAG: digest},
         params=record.data.params,
     )
     shape = (-1, *example.shape[1:])

@@ -68,11 +68,24 @@ def _worker() -> Callable[[dict[str, Any]], None]:
 train_worker = _worker()
 
 
-def run_training(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -> str | None:
+def run_training(
+    config: TrainConfig,
+    plan: WorkerPlan,
+    shards: str,
+    run: Run,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> str | None:
     """Run Ray Train to the last step.
 
     Checkpoints are the workers' own (checkpoint_manager.py): Ray's record of them would be one more
     file to trust, and a failure to write it ends a run.
+
+    Args:
+        config: what is trained, and how.
+        plan: the workers.
+        shards: the folder of the images.
+        run: the record.
+        weights: to start from; none: random ones.
 
     Returns:
         Why MLflow lacks some metrics; none: it has all.
@@ -99,6 +112,7 @@ def run_training(config: TrainConfig, plan: WorkerPlan, shards: str, run: Run) -
             "readers": plan.readers,
             "reader_labels": plan.reader_labels,
             "coordinator": coordinator,
+            "weights": None if weights is None else ray.put(weights),
         },
         torch_config=TorchConfig(timeout_s=COLLECTIVE_SECONDS),
         scaling_config=ray.train.ScalingConfig(

@@ -162,6 +162,13 @@ class Trainer:
             step, self.vae.state_dict(), average, self.optimizer.state_dict(), history, sums
         )
 
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Take the weights and batch-norm statistics of a model; the optimiser is as it was.
+
+        A moving average begins with the weights after the first step anyway.
+        """
+        self.vae.load_state_dict(weights)
+
     def restore(self, state: TrainingState) -> None:
         """Go back to a checkpoint's state."""
         self.vae.load_state_dict(state.weights)

@@ -44,7 +44,8 @@ def train_worker(job: dict[str, Any]) -> None:
     Args:
         job: `config` (a TrainConfig as JSON), `shards` (folder), `run` (RunId as a tuple),
             `started` (when the run began), `submission_id` (of the Ray job, or none), `use_gpu`,
-            `threads`, `readers`, `reader_labels`, and `coordinator` (a Coordinator actor).
+            `threads`, `readers`, `reader_labels`, `coordinator` (a Coordinator actor), and
+            `weights` (to start from, in Ray's object store; none: random ones).
     """
     torch.set_num_threads(job["threads"])
     context = ray.train.get_context()
@@ -64,6 +65,8 @@ def _train(job: dict[str, Any], rank: Rank) -> None:
     trainer = build_trainer(config, device, rank, _parallel if rank.world_size > 1 else None)
     if state is not None:
         trainer.restore(state)
+    elif job["weights"] is not None:
+        trainer.start_from(ray.get(job["weights"]))
     addresses = _addresses(rank)
     callbacks = _WorkerCallbacks(trainer, checkpoints, config, manifest.digest, job, history)
     with callbacks.attached(done, addresses) if rank.rank == 0 else contextlib.nullcontext():

@@ -15,6 +15,7 @@ import torch
 from facenet_pytorch import InceptionResnetV1
 from mlflow import MlflowClient
 from PIL import Image
+from torch.utils._pytree import tree_leaves
 
 from facevae.cli import parse
 from facevae.commands import train
@@ -23,7 +24,7 @@ from facevae.config import TrackingConfig, TrainConfig
 from facevae.data.order import spread_images
 from facevae.data.shard_files import read_manifest
 from facevae.errors import UserError
-from facevae.models.checkpoint import load_model, load_training
+from facevae.models.checkpoint import TrainingState, load_model, load_training
 from facevae.pixels import model_input, to_pixels
 from facevae.tracking import RunId, model_folder, read_run_id
 
@@ -158,6 +159,62 @@ def killed_after_step_3(trained: Path, output: Path) -> tuple[Path, RunId]:
     run = _as_if_unpublished(output)
     shutil.rmtree(output / "checkpoints" / LAST)
     return output, run
+
+
+@pytest.fixture(scope="module")
+def grown(shards, tmp_path_factory) -> Path:
+    """The output of a training that was finished after four steps, and then had eight."""
+    output = tmp_path_factory.mktemp("grown") / "run"
+    first = train_model(config(shards, output, steps=4))
+    assert first["steps"] == 4
+    before = read_run_id(str(output)), load_model(output / "model").card.digest
+    assert train_model(config(shards, output, steps=8))["steps"] == 8
+    assert read_run_id(str(output)) == before[0]
+    assert load_model(output / "model").card.digest != before[1]
+    return output
+
+
+def test_a_finished_training_made_longer_has_the_bits_of_one_of_all_steps(
+    grown, shards, tmp_path, capsys
+):
+    train_model(config(shards, tmp_path / "whole", steps=8))
+    one, other = (
+        load_training(each / "checkpoints" / "step_0000008") for each in (grown, tmp_path / "whole")
+    )
+    for a, b in zip(tensors(one), tensors(other), strict=True):
+        assert torch.equal(a, b)
+    assert json.loads((grown / "result.json").read_text())["steps"] == 8
+    train_model(config(shards, grown, steps=8))
+    assert "already done" in capsys.readouterr().err
+    run = read_run_id(str(grown))
+    client = MlflowClient(run.uri)
+    steps = [metric.step for metric in client.get_metric_history(run.run_id, "train/loss")]
+    assert steps == [*range(1, 9)]
+    assert client.get_run(run.run_id).data.tags["facevae.steps"] == "8"
+    versions = client.search_model_versions(f"name = 'faces' and run_id = '{run.run_id}'")
+    assert len(versions) == 2
+
+
+def tensors(state: TrainingState) -> list[torch.Tensor]:
+    return tree_leaves([state.weights, state.optimizer["state"]])
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_training_from_a_models_weights_begins_with_them(grown, shards, tmp_path, workers):
+    """At a rate that all but keeps them, where random weights would be far away."""
+    afresh = config(shards, tmp_path / "run", workers, steps=1, learning_rate=1e-9)
+    train_model(afresh.model_copy(update={"init_from": str(grown)}))
+    state = load_training(tmp_path / "run" / "checkpoints" / "step_0000001")
+    model = load_model(grown / "model")
+    for name, weights in model.vae.named_parameters():
+        torch.testing.assert_close(state.weights[name], weights.data, atol=1e-7, rtol=0)
+    counts = [value for name, value in model.vae.state_dict().items() if "num_batches" in name]
+    assert all(count == 8 for count in counts)
+    assert {int(each["step"]) for each in state.optimizer["state"].values()} == {1}
+    run = read_run_id(str(tmp_path / "run"))
+    tags = MlflowClient(run.uri).get_run(run.run_id).data.tags
+    assert tags["facevae.training_run"] == read_run_id(str(grown)).run_id
+    assert tags["facevae.init_digest"] == model.card.digest
 
 
 def test_a_finished_run_says_so_and_other_settings_are_refused(trained, shards, capsys):

@@ -148,6 +148,30 @@ def test_a_reused_folder_holds_no_result_until_it_has_its_own(tmp_path):
     assert not (tmp_path / RESULT).exists()
 
 
+def test_a_number_that_may_grow_goes_on_after_its_end_and_never_shrinks(tmp_path):
+    grown = {**IDENTITY, "seed": 4}
+    run(tmp_path, growing=["seed"])
+    before = read_run_id(str(tmp_path))
+    command, _ = run(tmp_path, identity=grown, growing=["seed"])
+    assert (command.claims, command.worked) == ([IDENTITY], 1)
+    assert read_run_id(str(tmp_path)) == before
+    assert json.loads((tmp_path / "claim.json").read_text()) == grown
+    assert run(tmp_path, identity=grown, growing=["seed"])[0].worked == 0
+    with pytest.raises(UserError, match=r"another seed \(4 there, 3 here\); repeat"):
+        run(tmp_path, growing=["seed"], remedies={"seed": "repeat"})
+
+
+def test_a_folder_that_grows_holds_no_result_until_it_has_its_own(tmp_path):
+    run(tmp_path, growing=["seed"])
+    more = Command(tmp_path, {**IDENTITY, "seed": 4})
+    longer = step(tmp_path, identity=more.identity, growing=["seed"])
+    with pytest.raises(RuntimeError, match="in the work"):
+        run_step(longer, lambda claimed: more.prepare(claimed)._replace(run=more.fail))
+    assert not (tmp_path / RESULT).exists()
+    run_step(longer, more.prepare)
+    assert (more.claims, more.worked) == ([IDENTITY, more.identity], 1)
+
+
 def test_what_preparing_finds_wrong_leaves_the_folder_unclaimed(tmp_path):
     def prepare(claimed):
         raise UserError("no such source")

@@ -9,15 +9,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from s3fs import S3FileSystem
 
 from facevae.commands import run_step, train
+from facevae.commands.plan import describe_plan
+from facevae.commands.quickstart import quickstart
 from facevae.commands.train import _tell_of_idle_gpus, train_identity, train_model
-from facevae.config import ScalingConfig, TrainConfig
+from facevae.config import ModelConfig, QuickstartConfig, ScalingConfig, TrainConfig
 from facevae.data.shard_files import Manifest, Shard, read_manifest, write_manifest
 from facevae.errors import UserError
 from facevae.models import build_vae
-from facevae.models.checkpoint import ModelCard, TrainingState, save_training
+from facevae.models.checkpoint import ModelCard, TrainingState, save_model, save_training
 from facevae.ray_cluster.nodes import Node
 from facevae.ray_cluster.placement import plan_workers
 from facevae.tracking import start_run
@@ -96,7 +99,7 @@ def quick(monkeypatch) -> list[str]:
     def no_record(*_, **__):
         yield SimpleNamespace(dataset=lambda *_: None, tags=lambda *_: None)
 
-    def no_training(config, plan, shards, run):
+    def no_training(config, plan, shards, run, weights):
         trained.append(shards)
 
     def no_models(config, *_):
@@ -198,6 +201,109 @@ def test_a_run_of_a_version_without_digests_goes_by_its_checkpoints(faces, tmp_p
     train_model(config)
     claim = json.loads((tmp_path / "run" / "config.json").read_text())
     assert claim["shards_digest"] == read_manifest(str(faces)).digest
+
+
+RATES = {"decayed": {"decay_factor": 0.5}, "warm": {"warmup_steps": 2}, "constant": {}}
+
+
+@pytest.mark.parametrize("rates", RATES.values(), ids=RATES)
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_steps_may_be_raised_where_rates_do_not_depend_on_them(
+    faces, tmp_path, quick, rates, is_finished
+):
+    for trained, steps in enumerate((4, 8, 9), start=1):
+        train_model(training(tmp_path / "run", faces, training={**rates, "steps": steps}))
+        assert len(quick) == trained
+        if not is_finished:
+            (tmp_path / "run" / "result.json").unlink()
+    with pytest.raises(UserError, match=r"another training\.steps \(9 there, 8 here\)"):
+        train_model(training(tmp_path / "run", faces, training={**rates, "steps": 8}))
+
+
+@pytest.mark.parametrize("steps", [8, 3])
+def test_steps_of_the_cosine_schedule_stay_and_it_is_said_why(faces, tmp_path, quick, steps):
+    cosine = {"schedule": "cosine", "steps": 4}
+    train_model(training(tmp_path / "run", faces, training=cosine))
+    said = rf"\(4 there, {steps} here\); .*cosine .* start there with --init_from {tmp_path}/run$"
+    with pytest.raises(UserError, match=said):
+        train_model(training(tmp_path / "run", faces, training={**cosine, "steps": steps}))
+    train_model(training(tmp_path / "run", faces, training=cosine))
+    assert len(quick) == 1
+
+
+SMALL = {"latent_size": 4}
+
+
+def write_model(folder: Path, seed: int = 0, **model) -> str:
+    """A model; returns its digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    config = ModelConfig(**(SMALL | model))
+    card = ModelCard(config, 7, "shards", "its run")
+    return save_model(folder, build_vae(config).state_dict(), card).digest
+
+
+def test_a_training_from_weights_is_bound_to_them_wherever_they_lie(faces, tmp_path, quick):
+    digest = write_model(tmp_path / "old" / "model")
+    start = {"model": SMALL, "init_from": str(tmp_path / "old")}
+    train_model(training(tmp_path / "run", faces, **start))
+    claim = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (claim["init_from"], claim["init_digest"]) == (start["init_from"], digest)
+    (tmp_path / "old").rename(tmp_path / "moved")
+    moved = start | {"init_from": str(tmp_path / "moved" / "model")}
+    train_model(training(tmp_path / "run", faces, **moved))
+    write_model(tmp_path / "moved" / "model", seed=1)
+    with pytest.raises(UserError, match=r"another init_digest .*name those to go on"):
+        train_model(training(tmp_path / "run", faces, **moved))
+    with pytest.raises(UserError, match=r"another init_from \(.*old there, None here\)"):
+        train_model(training(tmp_path / "run", faces, model=SMALL))
+    assert len(quick) == 1
+
+
+@pytest.mark.parametrize("version", ["today's", "one without --init_from"])
+def test_a_training_that_began_without_weights_takes_none(faces, tmp_path, quick, version):
+    write_model(tmp_path / "old")
+    train_model(training(tmp_path / "run", faces, model=SMALL))
+    claim = json.loads((tmp_path / "run" / "config.json").read_text())
+    if version != "today's":
+        del claim["init_from"], claim["init_digest"]
+        (tmp_path / "run" / "config.json").write_text(json.dumps(claim))
+    train_model(training(tmp_path / "run", faces, model=SMALL))
+    with pytest.raises(UserError, match=r"another init_digest \(None there"):
+        train_model(training(tmp_path / "run", faces, model=SMALL, init_from=f"{tmp_path}/old"))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        ({"latent_size": 5}, r"of model\.latent_size 5, and .* is 4: give --model\.latent_size 5"),
+        ({"name": "dfc_vae_resnet"}, r"of model\.name dfc_vae_resnet, and .* is dfc_vae: give"),
+        ({"form": "faithful"}, r"of model\.form faithful, and the training's is default: give"),
+        (None, r"no model in .*/old: expected a folder with model\.json"),
+    ],
+)
+def test_weights_that_do_not_fit_are_found_before_anything_is_made(
+    faces, tmp_path, quick, theirs, message
+):
+    if theirs is not None:
+        write_model(tmp_path / "old", **theirs)
+    config = training(tmp_path / "run", faces, model=SMALL, init_from=str(tmp_path / "old"))
+    with pytest.raises(UserError, match=message):
+        train_model(config)
+    with pytest.raises(UserError, match=message):
+        describe_plan("train", config, [Node(2, 0)], is_cluster=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_quickstart_with_more_steps_is_refused_while_its_vectors_are_of_fewer(tmp_path):
+    for folder, claim in (("train", {"training": {"steps": 4}}), ("attributes", {})):
+        (tmp_path / folder).mkdir()
+        name = "config.json" if folder == "train" else "source.json"
+        (tmp_path / folder / name).write_text(json.dumps(claim))
+    config = QuickstartConfig(output=str(tmp_path), training={"steps": 8})
+    with pytest.raises(UserError, match=r"attributes is of the model of 4 steps, not 8"):
+        quickstart(config)
+    assert not (tmp_path / "shards").exists()
 
 
 @pytest.mark.parametrize(("best", "downloads"), [(1, 2), (2, 1)])

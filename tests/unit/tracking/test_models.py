@@ -5,6 +5,7 @@ from pathlib import Path
 import mlflow.pyfunc
 import numpy as np
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from facevae.config import ModelConfig, TrackingConfig
@@ -12,6 +13,7 @@ from facevae.errors import UserError
 from facevae.models import build_vae
 from facevae.models.checkpoint import ModelCard, save_model
 from facevae.tracking import log_model, start_run, store_uri
+from facevae.tracking.models import MODEL_DIGEST_TAG
 
 
 @pytest.fixture
@@ -46,6 +48,30 @@ def test_a_model_whose_upload_broke_off_is_logged_and_registered_once(model, tmp
     (version,) = client.search_model_versions("name = 'faces'")
     assert version.source == uri
     assert len(tries) == 2
+
+
+@pytest.mark.parametrize("has_tag", [True, False])
+def test_a_run_that_was_made_longer_logs_its_new_weights_beside_the_old(model, tmp_path, has_tag):
+    """Also where an earlier version logged the old ones, which left their digest in the card."""
+    tracking, faces = TrackingConfig(system_metrics=False), np.zeros((2, 64, 64, 3), np.uint8)
+    config = ModelConfig(latent_size=4)
+    with start_run(tracking, "train", str(tmp_path / "out"), {"a": 1}) as run:
+        uris = [log_model(run, model, faces, "faces")]
+        client = MlflowClient(run.id.uri)
+        if not has_tag:
+            client.delete_logged_model_tag(uris[0].removeprefix("models:/"), MODEL_DIGEST_TAG)
+        uris += [log_model(run, model, faces, "faces")]
+        torch.manual_seed(1)
+        card = ModelCard(config, 2, "digest", "run")
+        save_model(model, build_vae(config).state_dict(), card)
+        uris += [log_model(run, model, faces, "faces") for _ in range(2)]
+    first, again, second, last = uris
+    assert first == again != second == last
+    versions = client.search_model_versions("name = 'faces'")
+    assert sorted((version.version, version.source) for version in versions) == [
+        (1, first),
+        (2, second),
+    ]
 
 
 def test_a_model_of_an_earlier_version_is_loaded(model, tmp_path):

@@ -120,6 +120,43 @@ def test_going_on_from_a_checkpoint_is_never_having_stopped(ema_decay):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ema_decay": 0.9},
+        {"warmup_steps": 3},
+        {"decay_steps": 2, "decay_factor": 0.5},
+        {"checkpoint_every": 3, "validate_every": 3, "log_every": 3},
+    ],
+    ids=str,
+)
+def test_a_training_made_longer_is_one_that_had_all_steps_at_once(settings):
+    """Its old last step logs, validates, draws and keeps out of turn, and changes nothing."""
+    short = run(trainer(**settings, steps=4))
+    learner = trainer(**settings, steps=8)
+    learner.restore(copy.deepcopy(short.saved[4]))
+    longer = run(learner, first=5, sums=short.saved[4].sums)
+    whole = run(trainer(**settings, steps=8))
+    for one, other in zip(tensors(whole.saved[8]), tensors(longer.saved[8]), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_training_from_a_models_weights_keeps_them_at_rate_0(ema_decay):
+    """It takes the batch-norm statistics too, and moves those alone."""
+    model = run(trainer()).saved[7].weights
+    learner = trainer(ema_decay=ema_decay)
+    learner.start_from(model)
+    for name, value in learner.vae.state_dict().items():
+        assert torch.equal(value, model[name]), name
+    assert not learner.optimizer.state
+    learner.config = learner.config.model_copy(update={"learning_rate": 0.0})
+    run(learner)
+    for name, weights in learner.model.named_parameters():
+        assert torch.equal(weights, model[name]), name
+
+
 def test_the_rate_after_a_resume_is_of_what_was_trained_since(monkeypatch):
     seconds = iter(range(1000))
     monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(seconds)))
