@@ -138,7 +138,7 @@ def job_request(options: Namespace, config: Any) -> dict[str, Any]:
     if not (folder / script).is_file():
         raise UserError(f"{folder} has no {script}: give facevae's source folder as --working_dir")
     output = config.output
-    if storage.is_local(output) and not output.startswith(("/", "file:///")):
+    if storage.is_local(output) and not storage.FILE_SCHEME.sub("", output).startswith("/"):
         raise UserError(
             f"output {output} is relative, and a job's own folder is deleted after it: give an "
             "absolute path, or a URI, that all nodes share"

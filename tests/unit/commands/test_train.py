@@ -13,6 +13,7 @@ import torch
 from s3fs import S3FileSystem
 
 from facevae.commands import run_step, train
+from facevae.commands.paths import with_absolute_paths
 from facevae.commands.plan import describe_plan
 from facevae.commands.quickstart import quickstart
 from facevae.commands.train import _tell_of_idle_gpus, train_identity, train_model
@@ -43,6 +44,19 @@ def test_what_changes_no_result_may_change():
 def test_what_changes_the_run_does_not(setting):
     assert identity(training={setting: 7}) != identity()
     assert identity(sharding={"image_size": 32}) != identity()
+
+
+@pytest.mark.parametrize("name", ["shards", "images"])
+def test_one_place_is_one_data_set_however_it_is_spelled(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    labels = {"attributes": "labels.csv"} if name == "images" else {}
+
+    def spelled(path: str) -> dict:
+        return train_identity(with_absolute_paths(TrainConfig(**{name: path}, **labels)))
+
+    spellings = [f"{tmp_path}/x", f"{tmp_path}/x/", "x", "./x/", f"file://{tmp_path}/x", "y/../x"]
+    assert all(spelled(path) == spelled("x") for path in spellings)
+    assert spelled("x") != spelled("y")
 
 
 def test_a_precision_that_is_not_chosen_is_left_out():
