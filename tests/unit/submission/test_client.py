@@ -368,9 +368,11 @@ def test_a_folder_without_the_job_is_refused(sources):
         request("--working_dir", "configs")
 
 
-def test_an_output_at_a_uri_is_fine(sources):
-    metadata = request("--output", "s3://bucket/x")["metadata"]
-    assert metadata["facevae.output"] == "s3://bucket/x"
+@pytest.mark.parametrize(
+    "output", ["s3://bucket/x", "/x", "file:///x", "file:/x", "file://localhost/x"]
+)
+def test_an_output_that_all_nodes_find_is_fine(sources, output):
+    assert request("--output", output)["metadata"]["facevae.output"] == output
 
 
 def test_names_are_readable_and_differ(sources):
