@@ -46,6 +46,8 @@ LOSS_SETTINGS: dict[str, dict[str, object]] = {
     "facenet": {"network": "inception_resnet_v1", "layers": WIKI_LAYERS},
     "onet": {},
 }
+UNUSED = "unused"
+"""the output folder of what is not run by itself"""
 ROWS_LEFT_OUT = 2
 """how many of a training's first logged rates do not count"""
 TRAINING_FACES, SHARDING_FACES = 4_000, 4_000
@@ -166,7 +168,7 @@ def agreement_case(bench: Bench) -> Measured:
     Trainings in bf16 and fp32 are compared where the benchmark's are in bf16.
     """
     shards = bench.shards(TRAINING_FACES, LOSSES["facenet"])
-    plan = plan_workers(bench.train_config(shards, "").scaling, cluster_nodes())
+    plan = plan_workers(bench.train_config(shards, UNUSED).scaling, cluster_nodes())
     gpus = plan.resources().get("GPU", 0.0)
 
     def of_seeds(function: Callable[[Steps], float], precision: str) -> Callable[[], float]:
@@ -174,7 +176,9 @@ def agreement_case(bench: Bench) -> Measured:
 
         def measure() -> float:
             settings = {"seed": next(seeds), "precision": precision, "horizontal_flip": False}
-            config = bench.train_config(shards, "", training=settings, loss=_loss(bench, "facenet"))
+            config = bench.train_config(
+                shards, UNUSED, training=settings, loss=_loss(bench, "facenet")
+            )
             steps = Steps(config, shards, plan.threads, bench.config.steps)
             return in_fresh_process(function, steps, plan.cpus, gpus, plan.worker_labels)()
 
@@ -208,7 +212,7 @@ def sharding_case(bench: Bench) -> Measured:
     """Synthetic faces to shards: bare drawing and storing, a process per core, and Ray."""
     plan = {"images_per_shard": 128}  # so that there are many tasks
     size, cpus = bench.config.image_size, _cpus()
-    faces = Faces(bench.shards_config("", SHARDING_FACES, size, **plan), cpus)
+    faces = Faces(bench.shards_config(UNUSED, SHARDING_FACES, size, **plan), cpus)
     watched: list[Watched] = []
 
     def through_ray() -> float:

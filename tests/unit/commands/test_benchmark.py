@@ -20,19 +20,19 @@ def test_every_model_is_trained_with_every_loss(tmp_path):
         models=("dfc_vae", "dfc_vae_large"),
         losses=("onet", "facenet"),
     )
-    assert list(_cases(Bench(config, tmp_path, ""))) == [
+    assert list(_cases(Bench(config, tmp_path, "sqlite:////unused"))) == [
         "training/dfc_vae/onet",
         "training/dfc_vae/facenet",
         "training/dfc_vae_large/onet",
         "training/dfc_vae_large/facenet",
         "resume",
     ]
-    everything = _cases(Bench(BenchmarkConfig(), tmp_path, ""))
+    everything = _cases(Bench(BenchmarkConfig(), tmp_path, "sqlite:////unused"))
     assert {name.partition("/")[0] for name in everything} == set(BenchmarkConfig().cases)
 
 
 def test_precision_and_steps_are_those_of_the_training(tmp_path):
-    bench = Bench(BenchmarkConfig(precision="fp32", steps=24), tmp_path, "")
+    bench = Bench(BenchmarkConfig(precision="fp32", steps=24), tmp_path, "sqlite:////unused")
     training = bench.train_config("shards", "run").training
     assert (training.precision, training.steps, training.log_every) == ("fp32", 24, 3)
 
@@ -72,7 +72,9 @@ def test_bf16_is_compared_with_fp32_where_it_is_trained_in(
     monkeypatch.setattr(cases, "cluster_nodes", list)
     monkeypatch.setattr(cases, "in_fresh_process", lambda *_: lambda: 2.0)
     monkeypatch.setattr(cases, "_vector_difference", lambda _: 0.0)
-    found = cases.agreement_case(Bench(BenchmarkConfig(precision=precision), tmp_path, ""))
+    found = cases.agreement_case(
+        Bench(BenchmarkConfig(precision=precision), tmp_path, "sqlite:////unused")
+    )
     assert ("last_loss_bf16" in found, "bf16_difference" in found) == (is_compared, is_compared)
     assert found["spread_of_seeds"] == [0.0]
 

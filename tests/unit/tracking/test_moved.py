@@ -15,6 +15,7 @@ from facevae.models import build_vae
 from facevae.models.checkpoint import ModelCard, load_model, save_model
 from facevae.tracking import RunId, log_model, model_folder, read_run_id, start_run
 from facevae.tracking.moved import find_store, mend_artifact_places
+from facevae.tracking.store import sqlite_path
 
 TRACKING = TrackingConfig(system_metrics=False)
 
@@ -58,7 +59,8 @@ def test_a_store_goes_with_its_folder(tmp_path, store, folder, is_copied):
     if not is_copied:
         shutil.rmtree(tmp_path / "old")
     found = find_store(run, str(tmp_path / "deep" / "new" / folder))
-    assert found == RunId(f"sqlite:///{tmp_path}/deep/new/{store}", "b")
+    assert found.run_id == "b"
+    assert sqlite_path(found.uri) == f"{tmp_path}/deep/new/{store}"
 
 
 def test_a_store_elsewhere_stays_where_it_is(tmp_path):

@@ -145,10 +145,13 @@ def test_a_run_goes_on_whose_store_was_spelled_otherwise(tmp_path, monkeypatch):
             assert run.id.run_id == first
 
 
-def test_the_store_of_a_model_is_joined(monkeypatch):
+def test_the_store_of_a_model_is_joined_if_it_is_there(monkeypatch, tmp_path):
     monkeypatch.delenv(VARIABLE, raising=False)
-    run = RunId("sqlite:////a/../b/mlflow.db", "1")
-    assert store_uri(TrackingConfig(), "/out", run) == "sqlite:////b/mlflow.db"
+    run = RunId(f"sqlite:///{tmp_path}/a/../b/mlflow.db", "1")
+    assert store_uri(TrackingConfig(), "/out", run) == "sqlite:////out/mlflow.db"
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mlflow.db").touch()
+    assert store_uri(TrackingConfig(), "/out", run) == f"sqlite:///{tmp_path}/b/mlflow.db"
 
 
 def store_of(given: str, by: str, monkeypatch) -> str:
