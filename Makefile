@@ -34,7 +34,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/facevae quickstart --config configs/quickstart.yaml --training_minutes 4
+	$(BIN)/facevae quickstart --config configs/quickstart.yaml --training_minutes 3.5
 
 quick: $(INSTALLED)
 	$(PYTEST_SIDE_BY_SIDE) tests/unit -m "not image and not long and not slow"
