@@ -367,7 +367,7 @@ def test_shards_and_train_refuse_a_folder_in_use(tmp_path):
 
 
 def test_attributes_refuse_a_folder_in_use(tmp_path, monkeypatch):
-    named = Mock(digest="a digest")
+    named = Mock(**{"digest": "a digest", "rows.return_value": 5})
     monkeypatch.setattr("facevae.commands.attributes.read_manifest", lambda folder: named)
     monkeypatch.setattr("facevae.commands.attributes.load_model", lambda folder: Mock(card=named))
     (tmp_path / "model.json").touch()
