@@ -8,6 +8,7 @@ the user's is one line and exit code 2. A command ends with one line per metric,
 import atexit
 import gc
 import math
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -101,7 +102,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         print(f"facevae {name}: {STOPPED}", file=sys.stderr)
         return 130
     except SystemExit as end:
-        if end.code != EXIT_CODE:
+        if end.code not in (EXIT_CODE, signal.SIGTERM):  # the second is Ray's, as it starts
             raise
         print(f"facevae {name}: {STOPPED}", file=sys.stderr)
         return EXIT_CODE

@@ -4,9 +4,8 @@ Legend: B images of one rank's batch, D stored image size.
 """
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
-from itertools import chain
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, wait
 from typing import NamedTuple
 
 import ray
@@ -18,6 +17,8 @@ from facevae.config import READ_CPUS
 from facevae.data.order import EpochPlan, RankRows, ReadWindow
 
 PREFETCHED_BATCHES = 4
+CLOSING_SECONDS = 20.0
+"""how long the first batch is waited for at the end; readers start in a few seconds"""
 
 
 class TrainingBatch(NamedTuple):
@@ -34,7 +35,7 @@ def training_batches(
     device: torch.device,
     readers: int = 1,
     labels: dict[str, str] | None = None,
-) -> Iterator[TrainingBatch]:
+) -> "TrainingBatches":
     """This rank's batches, one per step, read and decoded ahead of time by Ray Data actors.
 
     The actors start at once, on nodes with the labels, where some are given.
@@ -66,24 +67,36 @@ def training_batches(
         device=device,
         pin_memory=device.type == "cuda",  # copies then run beside the steps
     )
-    return _begun(iter(batches))
+    return TrainingBatches(iter(batches))
 
 
-def _begun(batches: Iterator[dict[str, Tensor]]) -> Iterator[TrainingBatch]:
-    """The batches, of which the first is fetched from now on."""
-    first: Future[dict[str, Tensor] | None] = Future()
+class TrainingBatches(Iterator[TrainingBatch]):
+    """Batches, of which the first is fetched from now on."""
 
-    def fetch() -> None:
+    def __init__(self, batches: Iterator[dict[str, Tensor]]) -> None:
+        """Takes what Ray Data iterates over."""
+        self._batches = batches
+        self._first: Future[dict[str, Tensor] | None] = Future()
+        self._is_first = True
+        threading.Thread(target=self._fetch, daemon=True).start()
+
+    def _fetch(self) -> None:
         try:
-            first.set_result(next(batches, None))
+            self._first.set_result(next(self._batches, None))
         except BaseException as error:  # noqa: BLE001  # raised where the batch is wanted
-            first.set_exception(error)
+            self._first.set_exception(error)
 
-    threading.Thread(target=fetch, daemon=True).start()
+    def __next__(self) -> TrainingBatch:
+        """The next batch, when it is there."""
+        batch = self._first.result() if self._is_first else next(self._batches, None)
+        self._is_first = False
+        if batch is None:
+            raise StopIteration
+        return TrainingBatch(batch["pixels"], batch["row"])
 
-    def wait() -> Iterator[TrainingBatch]:
-        for batch in chain([first.result()], batches):
-            if batch is not None:
-                yield TrainingBatch(batch["pixels"], batch["row"])
-
-    return wait()
+    def close(self) -> None:
+        """End the readers, once the first batch is there: nothing may ask Ray after its end."""
+        if not wait([self._first], CLOSING_SECONDS).not_done and isinstance(
+            self._batches, Generator
+        ):
+            self._batches.close()

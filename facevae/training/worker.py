@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from facevae.config import TrainConfig, TrainingConfig
-from facevae.data.batches import TrainingBatch, training_batches
+from facevae.data.batches import TrainingBatches, training_batches
 from facevae.data.order import RankRows, epoch_plan, spread_images
 from facevae.data.shard_files import Manifest, read_manifest
 from facevae.errors import UNREADABLE, UserError
@@ -61,19 +61,23 @@ def _train(job: dict[str, Any], rank: Rank) -> None:
     checkpoints = CheckpointManager(config.output, config.training, job["coordinator"].log.remote)
     state = _newest(checkpoints, rank)
     done, history, sums = (state.step, state.history, state.sums) if state else (0, [], [])
-    batches = _batches(done, config.training, manifest, rank, device, job)
-    trainer = build_trainer(config, device, rank, _parallel if rank.world_size > 1 else None)
-    if state is not None:
-        trainer.restore(state)
-    elif job["weights"] is not None:
-        trainer.start_from(ray.get(job["weights"]))
-    addresses = _addresses(rank)
-    callbacks = _WorkerCallbacks(trainer, checkpoints, config, manifest.digest, job, history)
-    with callbacks.attached(done, addresses) if rank.rank == 0 else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        batches = None
         if done < config.training.steps:
-            held_out = spread_images(
-                job["shards"], manifest, "val", config.training.validation_images
-            )
+            found = _batches(done, config.training, manifest, rank, device, job)
+            batches = stack.enter_context(contextlib.closing(found))
+        trainer = build_trainer(config, device, rank, _parallel if rank.world_size > 1 else None)
+        if state is not None:
+            trainer.restore(state)
+        elif job["weights"] is not None:
+            trainer.start_from(ray.get(job["weights"]))
+        addresses = _addresses(rank)
+        callbacks = _WorkerCallbacks(trainer, checkpoints, config, manifest.digest, job, history)
+        if rank.rank == 0:
+            stack.enter_context(callbacks.attached(done, addresses))
+        if batches is not None:
+            images = config.training.validation_images
+            held_out = spread_images(job["shards"], manifest, "val", images)
             pixels = (batch.pixels for batch in batches)
             train(trainer, pixels, held_out, done + 1, callbacks, sums)
 
@@ -85,10 +89,8 @@ def _batches(
     rank: Rank,
     device: torch.device,
     job: dict[str, Any],
-) -> Iterator[TrainingBatch]:
+) -> TrainingBatches:
     """The batches after the steps that are done; its readers start now, beside what comes next."""
-    if done >= config.steps:
-        return iter(())
     size = config.global_batch_size
     rank_rows = RankRows(*rank, size, done * size, config.steps * size)
     plan = epoch_plan(manifest, "train", config.seed)

@@ -145,7 +145,7 @@ def test_jobs_runs_and_checkpoints_name_each_other(rehearsal, runs):
     assert job["metadata"]["facevae.output"] == run.data.tags["facevae.output"]
     assert run.data.tags["facevae.submission_id"] == "second"
     assert storage.read_json("s3://facevae/second/run.json")["run_id"] == run.info.run_id
-    checkpoint = "s3://facevae/second/checkpoints/step_0000400"
+    checkpoint = "s3://facevae/second/checkpoints/step_0000300"
     assert storage.read_json(f"{checkpoint}/training.json")["submission_id"] == "second"
     assert storage.read_json(f"{checkpoint}/model.json")["run_id"] == run.info.run_id
 

@@ -73,6 +73,7 @@ def test_a_training_ends_soon_whenever_it_is_told_to(shards, tmp_path, workers, 
     for moment in (whole * (each + 0.5) / moments for each in range(moments)):
         ended = train(shards, tmp_path / f"{moment:.1f}", workers, moment)
         print(f"{moment:5.1f} of {whole:.1f} s: code {ended.code} after {ended.seconds:.1f} s")
-        assert ended.code in (0, 143, -signal.SIGTERM), ended.said
+        # For a moment, as it starts, Ray's native part has a handler of its own, which aborts.
+        assert ended.code in (0, 143, -signal.SIGTERM, -signal.SIGABRT), ended.said
         assert ended.seconds < SECONDS, (moment, ended.said)
         assert "Traceback" not in ended.said, (moment, ended.said)

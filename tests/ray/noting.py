@@ -1,5 +1,6 @@
 """What the workers of a training note of the images they train, for the tests that interrupt it."""
 
+import contextlib
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
@@ -29,8 +30,9 @@ def noting(folder: Path, at_step: Callable[[int, Rank], None]) -> Callable[[dict
         def noted(shards, plan, share, *rest):
             step = share.start // share.global_batch_size
             name = f"rows-{rank.world_size}-{rank.rank}-{uuid.uuid4().hex}"
-            with (folder / name).open("w") as notes:
-                for batch in batches(shards, plan, share, *rest):
+            found = contextlib.closing(batches(shards, plan, share, *rest))
+            with (folder / name).open("w") as notes, found as stream:
+                for batch in stream:
                     step += 1
                     print(step, *batch.rows.tolist(), file=notes, flush=True)
                     at_step(step, rank)

@@ -50,7 +50,7 @@ def test_batches_of_a_gpu_are_copied_from_pinned_memory(shards, monkeypatch, dev
 
     def iterate(_: ray.data.Dataset, **options):
         asked.update(options)
-        return iter(())
+        return (batch for batch in ())
 
     monkeypatch.setattr(ray.data.Dataset, "iter_torch_batches", iterate)
     plan, share = epoch_plan(read_manifest(str(shards)), "train", seed=5), RankRows(0, 1, 8, 0, 8)
