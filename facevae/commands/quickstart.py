@@ -9,7 +9,7 @@ from facevae.commands.attributes import CLAIM as VECTORS_CLAIM
 from facevae.commands.attributes import compute_attributes
 from facevae.commands.check_labels import check_editing
 from facevae.commands.edit import edit_faces
-from facevae.commands.paths import with_absolute_paths
+from facevae.commands.paths import SOURCE_PATHS, with_absolute_paths
 from facevae.commands.run_step import RESULT, Metrics, write_result
 from facevae.commands.shards import shard_faces
 from facevae.commands.train import CLAIM, train_model
@@ -34,7 +34,7 @@ from facevae.tracking import store_uri
 from facevae.training.budget import steps_in
 
 # Training reads the shards that were made of them.
-NO_IMAGES = dict.fromkeys(("images", "attributes", "partition", "identities"))
+NO_IMAGES = dict.fromkeys(SOURCE_PATHS)
 
 
 def quickstart(config: QuickstartConfig) -> Metrics:
@@ -62,11 +62,12 @@ def quickstart(config: QuickstartConfig) -> Metrics:
         shards = outputs["shards"]
         shard_faces(_part(ShardsConfig, config, tracking, output=shards))
     # Before hours of training, not after.
-    check_editing(shards, read_manifest(shards), config.editing, config.encoding.min_count)
+    manifest = read_manifest(shards)
+    check_editing(shards, manifest, config.editing, config.encoding.min_count)
     training = _part(
         TrainConfig, config, tracking, output=outputs["train"], shards=shards, **NO_IMAGES
     )
-    metrics = train_model(_in_time(training, config))
+    metrics = train_model(_in_time(training, config, manifest.image_size))
     metrics |= compute_attributes(
         AttributesConfig(
             output=outputs["attributes"],
@@ -121,7 +122,7 @@ def _part(
     return kind(**(shared | {"tracking": tracking, **changes}))
 
 
-def _in_time(training: TrainConfig, config: QuickstartConfig) -> TrainConfig:
+def _in_time(training: TrainConfig, config: QuickstartConfig, image_size: int) -> TrainConfig:
     """The training with as many steps as its time allows, or as were begun with."""
     most, batch_size = training.training.steps, training.training.global_batch_size
     if config.training_minutes is None or not is_this_machine() or training.scaling.most > 1:
@@ -135,9 +136,10 @@ def _in_time(training: TrainConfig, config: QuickstartConfig) -> TrainConfig:
         device = torch.device("cuda" if use_gpu else "cpu")
         precision = resolve_precision(training.training.precision, device).arithmetic
         fitting, rate = steps_in(
-            config.training_minutes, _with(training, precision=precision), device
+            config.training_minutes, _with(training, precision=precision), image_size, device
         )
-        steps = min(most, max(fitting, config.fewest_steps))
+        fewest = max(config.fewest_steps, training.training.warmup_steps + 1)
+        steps = min(most, max(fitting, fewest))
         minutes = steps * batch_size / rate / 60
         log(f"train: {steps} steps at {rate:.0f} images/s, about {minutes:.1f} minutes")
     return _with(training, steps=steps)

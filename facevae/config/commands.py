@@ -60,7 +60,7 @@ class TrainConfig(SourceConfig):
     shards: NotEmpty | None = Field(
         None, description="folder of shards; none: made from the source in the output folder first"
     )
-    init_from: str | None = Field(
+    init_from: NotEmpty | None = Field(
         None,
         description="model whose weights training starts from: run or checkpoint folder, "
         "runs:/<id>/model or models:/<name>@<alias>; none: random weights",

@@ -11,7 +11,9 @@ WARM_UP_STEPS = 2
 TIMED_STEPS = 4
 
 
-def steps_in(minutes: float, config: TrainConfig, device: torch.device) -> tuple[int, float]:
+def steps_in(
+    minutes: float, config: TrainConfig, image_size: int, device: torch.device
+) -> tuple[int, float]:
     """The steps that training of random images on a device takes in a time, and images per second.
 
     Validation, checkpoints and pictures are not counted; they take a few per cent of the time.
@@ -19,11 +21,13 @@ def steps_in(minutes: float, config: TrainConfig, device: torch.device) -> tuple
     Args:
         minutes: the time.
         config: of a training whose precision is chosen.
+        image_size: pixels per side of the stored images.
         device: where the steps are taken, by this process alone.
     """
     trainer = build_trainer(config, device)
-    size, batch_size = config.sharding.image_size, config.training.global_batch_size
-    pixels = torch.randint(0, 256, (batch_size, size, size, 3), dtype=torch.uint8, device=device)
+    batch_size = config.training.global_batch_size
+    shape = (batch_size, image_size, image_size, 3)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     seconds = []
     for step in range(1, WARM_UP_STEPS + TIMED_STEPS + 1):
         started = time.perf_counter()

@@ -97,8 +97,8 @@ def run_training(
     # On the driver's node: on one of the workers' it would go with it.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     coordinator = ray.remote(num_cpus=0, label_selector=here)(Coordinator).remote()
-    is_fixed = plan.fewest == plan.workers
-    is_here = is_fixed and plan.workers == 1 and is_this_machine()
+    workers = plan.workers if plan.fewest == plan.workers else (plan.fewest, plan.workers)
+    is_here = workers == 1 and is_this_machine()
     trainer = _Trainer(
         train_worker,
         train_loop_config={
@@ -116,7 +116,7 @@ def run_training(
         },
         torch_config=TorchConfig(timeout_s=COLLECTIVE_SECONDS),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=_number(plan, is_here),
+            num_workers=0 if is_here else workers,  # 0 is its local mode
             use_gpu=plan.use_gpu,
             resources_per_worker=plan.resources(),
             label_selector=plan.worker_labels or None,
@@ -143,13 +143,6 @@ def run_training(
                 raise cause_of(error) from error
     unlogged: str | None = ray.get(coordinator.unlogged.remote())
     return unlogged
-
-
-def _number(plan: WorkerPlan, is_here: bool) -> int | tuple[int, int]:
-    """Ray Train's number of workers: 0 is its local mode."""
-    if is_here:
-        return 0
-    return plan.workers if plan.fewest == plan.workers else (plan.fewest, plan.workers)
 
 
 def _fit_here(trainer: TorchTrainer) -> None:

@@ -167,7 +167,7 @@ def test_settings_of_one_name_in_two_groups_are_two(tmp_path):
 
 PATHS = {
     "shards": "output images attributes partition identities tracking.uri tracking.register_as",
-    "train": "output shards loss.weights",
+    "train": "output shards init_from loss.weights",
     "attributes": "output shards model",
     "edit": "output model vectors",
     "benchmark": "output against",

@@ -72,10 +72,15 @@ def test_a_path_is_recorded_in_one_spelling_whatever_the_users(tmp_path, monkeyp
     one, given = str(tmp_path / "x"), spelling.format(tmp_path)
     facenet = ["--loss.network", "inception_resnet_v1", "--loss.layers", "[Conv2d_1a_3x3]"]
     train = parse(
-        "train", ["--shards", given, "--output", given, *facenet, f"--loss.weights={given}"]
+        "train",
+        [
+            *("--shards", given, "--output", given, "--init_from", given),
+            *facenet,
+            f"--loss.weights={given}",
+        ],
     )
     train = with_absolute_paths(train)
-    assert (train.shards, train.output, train.images) == (one, one, None)
+    assert (train.shards, train.output, train.init_from, train.images) == (one, one, one, None)
     if not given.startswith("file:"):  # weights are a file of this machine, never a URI
         assert train.loss.weights == one
     words = [f"--{name}={given}" for name in ("images", "attributes", "partition", "identities")]
@@ -91,4 +96,6 @@ def test_what_is_no_path_stays(tmp_path, monkeypatch):
         words = ["--model", model, "--shards", "s3://bucket/x/"]
         config = with_absolute_paths(parse("attributes", words))
         assert (config.model, config.shards) == (model, "s3://bucket/x")
+        train = with_absolute_paths(parse("train", ["--init_from", model]))
+        assert train.init_from == model
     assert with_absolute_paths(parse("train", [])).loss.weights == "vggface2"

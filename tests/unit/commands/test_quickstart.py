@@ -15,28 +15,32 @@ from facevae.runs import storage
 def trained_steps(tmp_path, monkeypatch):
     """Runs the quickstart where `fitting` steps fit, as far as training; the steps it trains."""
 
-    def run(fitting: int, **settings) -> int:
-        taken = []
+    def run(fitting: int, training: dict = {}, **settings) -> int:  # noqa: B006
+        taken: list[int] = []
+        sizes: list[int] = []
 
         def train(config) -> None:
             taken.append(config.training.steps)
             raise InterruptedError
 
-        manifest = Manifest(("Smiling",), 64, (), {}, {}, {}, False)
+        manifest = Manifest(("Smiling",), 48, (), {}, {}, {}, False)
         monkeypatch.setattr(module, "read_manifest", lambda folder: manifest)
         monkeypatch.setattr(module, "check_editing", lambda *_: None)
         monkeypatch.setattr(module, "connect", lambda: None)
         monkeypatch.setattr(module, "cluster_nodes", lambda: [Node(2, 0)])
-        monkeypatch.setattr(module, "steps_in", lambda *_: (fitting, 100.0))
+        monkeypatch.setattr(
+            module, "steps_in", lambda *given: sizes.append(given[2]) or (fitting, 100.0)
+        )
         monkeypatch.setattr(module, "train_model", train)
         config = QuickstartConfig(
             output=str(tmp_path),
             shards="/shards",
-            training={"steps": 1000, "global_batch_size": 60, "precision": "fp32"},
+            training={"steps": 1000, "global_batch_size": 60, "precision": "fp32"} | training,
             **settings,
         )
         with pytest.raises(InterruptedError):
             quickstart(config)
+        assert set(sizes) <= {manifest.image_size}
         return taken[0]
 
     return run
@@ -52,6 +56,10 @@ def test_as_many_steps_as_fit_but_not_too_few(trained_steps, capsys, fitting, ex
 
 def test_the_fewest_are_a_setting(trained_steps):
     assert trained_steps(20, training_minutes=4, fewest_steps=30) == 30
+
+
+def test_warm_up_ends_before_training_does(trained_steps):
+    assert trained_steps(5, {"warmup_steps": 50}, training_minutes=4, fewest_steps=30) == 51
 
 
 def test_a_run_goes_on_with_the_steps_it_began_with(trained_steps, tmp_path, capsys):

@@ -20,5 +20,5 @@ def test_steps_are_the_time_over_that_of_a_step(monkeypatch, a_step, minutes, ex
         loss={"reconstruction": "pixel"},
         training={"global_batch_size": 2, "precision": "fp32"},
     )
-    steps, rate = budget.steps_in(minutes, config, torch.device("cpu"))
+    steps, rate = budget.steps_in(minutes, config, 48, torch.device("cpu"))
     assert (steps, rate) == (expected, 2 / a_step)
