@@ -30,7 +30,7 @@ class Command(NamedTuple):
     def run(self, name: str, config: Any) -> dict[str, float]:
         """Run it; its module is imported only now, so that `facevae --help` answers at once."""
         metrics: dict[str, float] = getattr(
-            import_module(f"facevae.commands.{name}"), self.function
+            import_module(f"facevae.commands.{name.replace('-', '_')}"), self.function
         )(config)
         return metrics
 
@@ -42,12 +42,15 @@ COMMANDS = {
         "a VAE and shards to attribute vectors", "AttributesConfig", "compute_attributes"
     ),
     "edit": Command("stored faces and a vector to edited faces", "EditConfig", "edit_faces"),
+    "import-facenet": Command(
+        "the original's checkpoint to a model", "ImportFacenetConfig", "import_facenet"
+    ),
     "benchmark": Command("how fast all of this is here", "BenchmarkConfig", "benchmark"),
     "quickstart": Command(
         "all of it in one command, on synthetic faces", "QuickstartConfig", "quickstart"
     ),
 }
-"""by name, which is that of their module in `facevae.commands`"""
+"""by name, which is that of their module in `facevae.commands`, with `_` for `-`"""
 OBJECTS_A_COLLECTION = 50_000
 STOPPED = "stopped; the same command goes on from here"
 
@@ -146,7 +149,7 @@ def submit_command(words: Sequence[str]) -> int:
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:<12}{command.purpose}" for name, command in COMMANDS.items())
+    commands = "\n".join(f"  {name:<16}{command.purpose}" for name, command in COMMANDS.items())
     return (
         "usage: facevae COMMAND [--config FILE.yaml] [--output DIR] [--KEY VALUE ...]\n\n"
         f"{commands}\n\n"

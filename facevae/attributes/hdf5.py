@@ -20,7 +20,7 @@ from jaxtyping import Int64
 from facevae.attributes.global_heaps import check_heaps_of
 from facevae.attributes.vectors import AttributeVectors, LatentBatch, index_of
 from facevae.errors import UserError, refuse_damaged
-from facevae.runs.storage import atomic_file, open_to_read
+from facevae.runs.storage import atomic_file, exists, join, open_to_read
 
 VECTORS = "attribute_vectors.h5"
 """the file of a run's vectors in its output folder"""
@@ -28,9 +28,18 @@ FORMAT_VERSION = 1
 TEXTS_PER_WRITE = 1 << 16
 BLOCK_BYTES = 1 << 20
 """what is fetched at once from an object store: HDF5 reads many small pieces"""
+IMAGES_PER_READ = 8192
+LIBRARY = ("earliest", "v108")
+"""the versions of HDF5 that can read the file: the original's h5py has 1.8 or 1.10"""
 MOST_COMPRESSED = 1100
 """how much larger data can be than their file: deflate's best"""
 _DIGESTS = ("model_digest", "shards_digest", "labels_digest")
+
+
+def vectors_file(uri: str) -> str:
+    """The file of vectors that is meant: the one of a folder, if it is a folder that has one."""
+    inside = join(uri, VECTORS)
+    return inside if exists(inside) else uri
 
 
 def write_hdf5(
@@ -56,7 +65,7 @@ def write_hdf5(
     """
     with atomic_file(str(uri)) as path:
         with _DeferredErrors(path, "w+b") as raw:
-            with h5py.File(raw, "w") as file:
+            with h5py.File(raw, "w", libver=LIBRARY) as file:
                 _write_vectors(file, vectors)
                 for _ in _write_images(uri, file, vectors.vectors.shape, batches, count):
                     raw.check()
@@ -270,6 +279,30 @@ def read_rows(uri: str | Path, rows: Sequence[int] | Int64[np.ndarray, " n"]) ->
         )
 
 
+def read_batches(uri: str | Path) -> Iterator[LatentBatch]:
+    """All images of a file in the order of its rows, in batches, as `read_rows` gives them.
+
+    Raises:
+        UserError: the file is not ours, or has a label other than -1, 0 and +1.
+    """
+    with _opened(uri) as opened:
+        names, splits = opened.image_ids(), opened.splits()
+        for start in range(0, len(names), IMAGES_PER_READ):
+            rows = slice(start, start + IMAGES_PER_READ)
+            labels = opened.file["attributes"][rows]
+            if (wrong := ~np.isin(labels, (-1, 0, 1))).any():
+                raise UserError(
+                    f"attributes in {uri} holds {labels[wrong][0]:g}: expected -1, 0 and +1; give "
+                    "a file that facevae or the original wrote"
+                )
+            yield LatentBatch(
+                names[rows],
+                splits[rows],
+                opened.file["latent_vars"][rows],
+                labels.astype(np.int8),
+            )
+
+
 @contextlib.contextmanager
 def _opened(uri: str | Path) -> Iterator[_Opened]:
     """The file, open, holding at least the original's four data sets in matching shapes."""
@@ -336,7 +369,7 @@ def _check_layout(uri: str | Path, opened: _Opened) -> None:
 def _label_counts(labels: h5py.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of +1 and of -1 per attribute, int64 [A] each, read in slices."""
     counts = np.zeros((2, labels.shape[1]), np.int64)
-    for start in range(0, len(labels), 8192):
-        part = labels[start : start + 8192]
+    for start in range(0, len(labels), IMAGES_PER_READ):
+        part = labels[start : start + IMAGES_PER_READ]
         counts += [(part == sign).sum(axis=0) for sign in (1, -1)]
     return counts[0], counts[1]

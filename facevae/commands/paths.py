@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from facevae.config import AttributesConfig, Settings, ShardsConfig, TrainConfig
+from facevae.config import (
+    AttributesConfig,
+    ImportFacenetConfig,
+    Settings,
+    ShardsConfig,
+    TrainConfig,
+)
 from facevae.errors import UserError
 from facevae.runs import storage
 from facevae.tracking import MLFLOW_MODELS, sqlite_path, store_uri
@@ -12,7 +18,7 @@ from facevae.tracking import MLFLOW_MODELS, sqlite_path, store_uri
 UPLOADS = "working_dir_files"
 """the folder below which Ray unpacks what a job was submitted with"""
 SOURCE_PATHS = ("images", "attributes", "partition", "identities")
-PATHS = ("output", "shards", "model", "vectors", "init_from", *SOURCE_PATHS)
+PATHS = ("output", "shards", "model", "vectors", "checkpoint", "init_from", *SOURCE_PATHS)
 """the settings of commands that are paths; a command has some"""
 Config = TypeVar("Config", bound=Settings)
 
@@ -21,6 +27,8 @@ def with_absolute_paths(config: Config) -> Config:
     """The settings with every path in its one spelling, in which it is compared and recorded."""
     changes: dict[str, object] = {}
     for name in PATHS:
+        if name == "model" and isinstance(config, ImportFacenetConfig):
+            continue  # the name of an architecture
         path = getattr(config, name, None)
         if isinstance(path, str) and not path.startswith(MLFLOW_MODELS):
             changes[name] = storage.absolute(path)

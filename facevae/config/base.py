@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ModelName = Literal["dfc_vae", "dfc_vae_resnet", "dfc_vae_large", "dfc_vae_large_v2"]
+FacenetModelName = Literal["dfc_vae", "dfc_vae_resnet", "dfc_vae_large"]
+"""those of the original"""
 Split = Literal["train", "val", "test"]
 Arithmetic = Literal["fp32", "bf16"]
 Precision = Literal["auto", "fp32", "bf16"]

@@ -4,7 +4,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from facevae.config.base import AUTO, ModelName, NotEmpty, Precision, Settings
+from facevae.config.base import (
+    AUTO,
+    FacenetModelName,
+    ModelName,
+    NotEmpty,
+    Precision,
+    Settings,
+)
 from facevae.config.data import ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
@@ -111,6 +118,25 @@ class EditConfig(Settings):
     )
     vectors: NotEmpty = Field(description="attribute_vectors.h5, or the folder that holds it")
     editing: EditingConfig = Field(EditingConfig())
+    tracking: TrackingConfig = Field(TrackingConfig())
+
+
+class ImportFacenetConfig(Settings):
+    """`facevae import-facenet`: the original's checkpoint and vectors to a model and vectors."""
+
+    output: NotEmpty = Field("runs/facenet", description="folder (or URI) of model and vectors")
+    checkpoint: NotEmpty = Field(
+        description="checkpoint of the original, such as model.ckpt-50000: its name, one of its "
+        "files, or the folder that holds it alone"
+    )
+    vectors: NotEmpty | None = Field(
+        None,
+        description="attribute_vectors.h5 that the original computed with this checkpoint, or the "
+        "folder that holds it; none: the model alone",
+    )
+    model: FacenetModelName | None = Field(
+        None, description="architecture of the checkpoint; none: the one that its variables fit"
+    )
     tracking: TrackingConfig = Field(TrackingConfig())
 
 

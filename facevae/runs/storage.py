@@ -155,6 +155,13 @@ def exists(uri: str) -> bool:
         return bool(filesystem.exists(path))
 
 
+def is_folder(uri: str) -> bool:
+    """Whether there is a folder of that name."""
+    filesystem, path = filesystem_of(uri)
+    with translate_errors(uri):
+        return bool(filesystem.isdir(path))
+
+
 def names(uri: str) -> list[str]:
     """The names of the files and folders in a folder; none if there is no such folder."""
     filesystem, path = filesystem_of(uri)

@@ -134,7 +134,7 @@ def job_request(options: Namespace, config: Any) -> dict[str, Any]:
             would not be; or results would be lost with the job's own folder.
     """
     folder = Path(options.working_dir).resolve()
-    script = f"jobs/{options.command}.py"
+    script = f"jobs/{options.command.replace('-', '_')}.py"
     if not (folder / script).is_file():
         raise UserError(f"{folder} has no {script}: give facevae's source folder as --working_dir")
     output = config.output
