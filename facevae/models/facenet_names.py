@@ -67,12 +67,11 @@ def _scopes(model: str, part: str) -> list[str]:
 
 def variable_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shapes of the original's variables, by name."""
-    with torch.device("meta"):
-        vae = build_vae(config)
-    state = vae.state_dict()
+    vae = _without_weights(config)
+    ours = {name: tensor.shape for name, tensor in vae.state_dict().items()}
     return {
-        theirs: tuple(np.array(state[ours].shape)[list(_to_original(state[ours].ndim))])
-        for theirs, ours in variable_names(vae).items()
+        theirs: tuple(ours[name][axis] for axis in _to_original(len(ours[name])))
+        for theirs, name in variable_names(vae).items()
     }
 
 
@@ -92,16 +91,8 @@ def find_model(shapes: Shapes, wanted: FacenetModelName | None, where: str) -> M
             f"{where} holds no VAE of the original: no vector {LATENT} is among its {len(shapes)} "
             "variables; give the model.ckpt that its train_vae.py wrote"
         )
-    (latent_size,) = shapes[LATENT]
-    amiss = {}
-    for name in get_args(FacenetModelName):
-        try:
-            config = ModelConfig(name=name, latent_size=latent_size, form="faithful")
-        except ValidationError as error:
-            raise UserError(f"{where} has latents of size {latent_size}: expected 1 to 4096") from (
-                error
-            )
-        amiss[name] = _differences(shapes, variable_shapes(config))
+    models = _models(shapes[LATENT][0], where)
+    amiss = {name: _differences(shapes, variable_shapes(each)) for name, each in models.items()}
     fitting = next((name for name, lines in amiss.items() if not lines), None)
     nearest = wanted or min(amiss, key=lambda name: len(amiss[name]))
     if fitting is None:
@@ -113,7 +104,18 @@ def find_model(shapes: Shapes, wanted: FacenetModelName | None, where: str) -> M
         )
     if wanted not in (None, fitting):
         raise UserError(f"{where} is a {fitting}, not a {wanted}: give --model {fitting}")
-    return ModelConfig(name=fitting, latent_size=latent_size, form="faithful")
+    return models[fitting]
+
+
+def _models(latent_size: int, where: str) -> dict[str, ModelConfig]:
+    """The original's models of a latent size, by name."""
+    try:
+        return {
+            name: ModelConfig(name=name, latent_size=latent_size, form="faithful")
+            for name in get_args(FacenetModelName)
+        }
+    except ValidationError as error:
+        raise UserError(f"{where} has latents of size {latent_size}: expected 1 to 4096") from error
 
 
 def _differences(found: Shapes, expected: Shapes) -> list[str]:
@@ -141,19 +143,33 @@ def state_of(
     Raises:
         UserError: a value that is not finite, or a variance below zero.
     """
-    vae = build_vae(config)
-    state = vae.state_dict()
-    for theirs, ours in variable_names(vae).items():
-        values = variables[theirs].astype(np.float32)
-        is_variance = theirs.endswith("moving_variance")
-        if not np.isfinite(values).all() or (is_variance and (values < 0).any()):
-            raise UserError(
-                f"{theirs} in {where} holds values that are not finite, or variances below zero: "
-                "its training went wrong; give an earlier checkpoint"
-            )
-        order = np.argsort(_to_original(values.ndim))
-        state[ours] = torch.from_numpy(np.ascontiguousarray(values.transpose(order)))
-    return state
+    vae = _without_weights(config)
+    left = {  # gamma is one, and no batch was counted
+        name: torch.full_like(tensor, name.endswith(".weight"), device="cpu")
+        for name, tensor in vae.state_dict().items()
+    }
+    return left | {
+        ours: torch.from_numpy(_converted(variables[theirs], theirs, where))
+        for theirs, ours in variable_names(vae).items()
+    }
+
+
+def _converted(variable: np.ndarray, name: str, where: str) -> np.ndarray:
+    """The values of a variable in our layout, float32, once they are known to be sound."""
+    values = variable.astype(np.float32)
+    is_variance = name.endswith("moving_variance")
+    if not np.isfinite(values).all() or (is_variance and (values < 0).any()):
+        raise UserError(
+            f"{name} in {where} holds values that are not finite, or variances below zero: its "
+            "training went wrong; give an earlier checkpoint"
+        )
+    return np.ascontiguousarray(values.transpose(np.argsort(_to_original(values.ndim))))
+
+
+def _without_weights(config: ModelConfig) -> VAE:
+    """The VAE as names and shapes alone."""
+    with torch.device("meta"):
+        return build_vae(config)
 
 
 def _to_original(dimensions: int) -> tuple[int, ...]:

@@ -115,6 +115,13 @@ def test_crop_leaves_a_finished_image_alone() -> None:
     assert crop_and_resize(image, None, 64) is image
 
 
+def test_the_originals_crop_of_an_aligned_face_moves_and_changes_no_pixel() -> None:
+    """182 to 160 pixels, 11 off each side: `resize_image_with_crop_or_pad`."""
+    pixels = _pixels(1, 182, 182)[0].numpy()
+    cropped = crop_and_resize(Image.fromarray(pixels), (11, 11, 171, 171), 160)
+    assert np.array_equal(cropped, pixels[11:171, 11:171])
+
+
 def test_crop_shrinks_without_aliasing() -> None:
     stripes = np.zeros((512, 512, 3), dtype=np.uint8)
     stripes[:, ::2] = 255

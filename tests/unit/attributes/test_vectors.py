@@ -7,13 +7,22 @@ import numpy as np
 import pytest
 
 from facevae.attributes import hdf5
-from facevae.attributes.hdf5 import read_rows, read_vectors, rows_of, rows_without, write_hdf5
+from facevae.attributes.hdf5 import (
+    read_batches,
+    read_rows,
+    read_vectors,
+    rows_of,
+    rows_without,
+    write_hdf5,
+)
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.attributes.vectors import LatentBatch, mean_difference
 from facevae.errors import UserError
 
 NAMES = ("Smiling", "Male", "Bald")
 IMAGES, LATENT = 400, 20
+ORIGINAL = ("latent_vars", "attributes", "fields", "attribute_vectors")
+"""the data sets of the original's file"""
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +142,79 @@ def test_the_file_has_the_originals_layout(file, world):
         np.testing.assert_array_equal(opened["attributes"][:], labels)
         assert [name.decode() for name in opened["fields"]] == list(NAMES)
         assert opened.attrs["format_version"] == 1
+
+
+def test_the_original_adds_a_smile_with_the_file(tmp_path, world, vectors):
+    """The faces and latents that its `modify_attribute.py` decodes are those that we decode."""
+    path = tmp_path / "attribute_vectors.h5"
+    in_order = [
+        batch._replace(image_id=[f"{row:04d}" for row in range(IMAGES)])
+        for batch in _batches(world, size=IMAGES)
+    ]
+    write_hdf5(path, vectors, in_order, IMAGES)
+    with h5py.File(path, "r") as opened:
+        read = {
+            name: np.array(opened.get(name))
+            for name in ("latent_vars", "attributes", "attribute_vectors")
+        }
+    smiling, faces, strengths = NAMES.index("Smiling"), (8, 11, 73), np.arange(10) * 0.5
+    swept = np.zeros((len(faces) * len(strengths), LATENT), np.float32)
+    for number, face in enumerate(faces):
+        row = np.argwhere(read["attributes"][:, smiling] == -1)[face, 0]
+        for step, strength in enumerate(strengths):
+            swept[step + len(strengths) * number] = (
+                read["latent_vars"][row] + strength * read["attribute_vectors"][smiling]
+            )
+    ours = read_rows(path, rows_without(path, "Smiling")[list(faces)]).latents
+    moved = ours[:, None] + strengths[:, None] * vectors.vector("Smiling")
+    np.testing.assert_array_equal(swept, moved.reshape(swept.shape).astype(np.float32))
+
+
+def test_hdf5_of_the_originals_time_reads_the_file(file):
+    """Version 0 of the superblock is that of HDF5 1.0 to 1.6, which all later ones read."""
+    content = file.read_bytes()
+    assert content[:8] == b"\x89HDF\r\n\x1a\n"
+    assert content[8] == 0
+
+
+def test_nothing_that_the_originals_layout_holds_is_lost_on_the_way_there_and_back(
+    file, tmp_path, vectors
+):
+    """Ours, the four data sets of the original alone, and ours again."""
+    stripped, again = tmp_path / "stripped.h5", tmp_path / "again.h5"
+    with h5py.File(file, "r") as ours, h5py.File(stripped, "w") as original:
+        held = {name: np.array(ours[name]) for name in ORIGINAL}
+        held["fields"] = held["fields"].astype("S")  # as Python 2 gives texts to h5py
+        for name, values in held.items():
+            original.create_dataset(name, data=values)
+    write_hdf5(again, read_vectors(stripped), read_batches(stripped), IMAGES)
+    with h5py.File(again, "r") as found:
+        for name in ("latent_vars", "attributes", "attribute_vectors"):
+            assert found[name].dtype == held[name].dtype
+            np.testing.assert_array_equal(found[name], held[name])
+        np.testing.assert_array_equal(found["fields"], held["fields"].astype(object))
+    read = read_vectors(again)
+    for name in ("vectors", "valid", "positive_count", "negative_count"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(vectors, name))
+    assert read.names == vectors.names
+
+
+def test_batches_are_the_rows_in_order(monkeypatch, file, original, world):
+    monkeypatch.setattr(hdf5, "IMAGES_PER_READ", 64)
+    for found, expected in zip(read_batches(file), _batches(world, size=64), strict=True):
+        assert (found.image_id, found.split) == (expected.image_id, expected.split)
+        np.testing.assert_array_equal(found.latents, expected.latents)
+        np.testing.assert_array_equal(found.attributes, expected.attributes)
+    names = [name for batch in read_batches(original) for name in batch.image_id]
+    assert names == [f"{row:03d}" for row in range(IMAGES)]
+
+
+@pytest.mark.parametrize("label", [0.5, 2, np.nan])
+def test_a_label_that_is_none_is_refused(original, label):
+    with h5py.File(original, "r+") as opened:
+        opened["attributes"][7, 1] = label
+    with pytest.raises(UserError, match=rf"attributes in .* holds {label:g}: expected -1, 0 and"):
+        list(read_batches(original))
 
 
 def test_vectors_round_trip(file, vectors):

@@ -59,9 +59,27 @@ def test_a_recipe_says_what_it_is_for_and_parses(path):
     elif path.stem == "quickstart":
         assert parse("quickstart", ["--config", str(path)]).training == parsed.training
     else:
-        assert parsed.model.name == path.stem
+        assert parsed.model.name == ("dfc_vae" if "faithful" in path.stem else path.stem)
         assert parsed.training.steps == 50_000
         assert parsed.loss.layers == ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
+
+
+def test_the_faithful_recipe_keeps_what_the_original_does():
+    """What it leaves to defaults too, which must stay the original's."""
+    recipe = next(path for path in RECIPES if path.stem == "facenet_faithful")
+    parsed = parse("train", ["--config", str(recipe)])
+    model, loss, training = parsed.model, parsed.loss, parsed.training
+    assert (model.form, model.latent_size, model.batch_norm_decay) == ("faithful", 100, 0.995)
+    assert (loss.reconstruction, loss.network) == ("perceptual", "inception_resnet_v1")
+    assert (loss.layer_weights, loss.pixel_weight, loss.alfa, loss.beta) == (None, 0, 1, 0.5)
+    assert (loss.network_image_size, parsed.sharding.image_size) == (None, 160)
+    left, top, right, bottom = parsed.sharding.crop
+    assert (left, top, 182 - right, 182 - bottom) == (11, 11, 11, 11)
+    assert (training.global_batch_size, training.learning_rate) == (128, 2e-4)
+    assert (training.schedule, training.decay_factor, training.warmup_steps) == ("step", 1, 0)
+    assert (training.gradient_clip_norm, training.ema_decay) == (None, None)
+    assert (training.precision, training.horizontal_flip) == ("fp32", False)
+    assert training.sync_batch_norm, "the original's batch norm sees all 128 images"
 
 
 def test_there_are_recipes():
