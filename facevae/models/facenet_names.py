@@ -94,8 +94,8 @@ def find_model(shapes: Shapes, wanted: FacenetModelName | None, where: str) -> M
     models = _models(shapes[LATENT][0], where)
     amiss = {name: _differences(shapes, variable_shapes(each)) for name, each in models.items()}
     fitting = next((name for name, lines in amiss.items() if not lines), None)
-    nearest = wanted or min(amiss, key=lambda name: len(amiss[name]))
     if fitting is None:
+        nearest = min(amiss, key=lambda name: (name != wanted, len(amiss[name])))
         lines = amiss[nearest]
         more = f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
         raise UserError(

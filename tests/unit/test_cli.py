@@ -1,6 +1,7 @@
 """The command line: settings from file and options, and one clear line for each mistake."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -304,6 +305,7 @@ def test_a_renamed_setting_has_two_names(tmp_path, name):
         "attributes --shards s --model m",
         "edit --model m --vectors v --editing.strengths [-1,0.5]",
         "quickstart --training.ema_decay 0.9",
+        "import-facenet --checkpoint c --model dfc_vae_large",
     ],
 )
 def test_print_config_parses_back(capsys, tmp_path, words):
@@ -314,6 +316,18 @@ def test_print_config_parses_back(capsys, tmp_path, words):
     path = tmp_path / "printed.yaml"
     path.write_text(capsys.readouterr().out)
     assert parse(name, ["--config", str(path)]) == parse(name, options)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_each_command_has_a_module_a_job_and_its_line_of_help(capsys, name):
+    root, module = Path(cli.__file__).parents[1], name.replace("-", "_")
+    command = cli.COMMANDS[name]
+    code = (root / "facevae" / "commands" / f"{module}.py").read_text()
+    assert f"\ndef {command.function}(" in code
+    assert f'run_command("{name}", ' in (root / "jobs" / f"{module}.py").read_text()
+    assert main(["--help"]) == 0
+    line = rf"^  {name} +{re.escape(command.purpose)}$"
+    assert re.search(line, capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

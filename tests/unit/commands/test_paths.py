@@ -99,3 +99,12 @@ def test_what_is_no_path_stays(tmp_path, monkeypatch):
         train = with_absolute_paths(parse("train", ["--init_from", model]))
         assert train.init_from == model
     assert with_absolute_paths(parse("train", [])).loss.weights == "vggface2"
+
+
+def test_the_checkpoint_of_the_original_is_a_path_and_the_name_of_its_model_is_none(monkeypatch):
+    monkeypatch.chdir("/")
+    words = ["--checkpoint", "vae/model.ckpt-1", "--vectors", "vae", "--model", "dfc_vae"]
+    found = with_absolute_paths(parse("import-facenet", words))
+    assert (found.checkpoint, found.vectors, found.model) == (
+        *("/vae/model.ckpt-1", "/vae", "dfc_vae"),
+    )

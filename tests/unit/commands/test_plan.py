@@ -7,6 +7,7 @@ from facevae.commands.plan import describe_plan
 from facevae.config import (
     AttributesConfig,
     EditConfig,
+    ImportFacenetConfig,
     ModelConfig,
     QuickstartConfig,
     ShardsConfig,
@@ -143,6 +144,12 @@ def test_encoders_and_what_reads_for_them(tmp_path):
         describe_plan("attributes", config, [Node(64, 0, 8 * GIB)])
     unknown = AttributesConfig(shards="/nowhere", model="models:/faces@best")
     assert "not known" in line(describe_plan("attributes", unknown, POOLS), "memory of an encoder:")
+
+
+def test_an_import_takes_nothing_of_a_cluster():
+    config = ImportFacenetConfig(checkpoint="model.ckpt-50000")
+    (line,) = describe_plan("import-facenet", config, [])
+    assert line == "import-facenet: in this process on its CPU; takes nothing of a cluster"
 
 
 def test_editing_takes_nothing_and_quickstart_takes_all_in_a_row():

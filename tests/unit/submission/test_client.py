@@ -321,6 +321,15 @@ def test_the_command_is_that_of_ray_job_submit(sources):
     assert made["runtime_env"]["working_dir"] == str(sources)
 
 
+def test_a_hyphen_in_a_command_is_none_in_its_script(sources):
+    (sources / "jobs" / "import_facenet.py").write_text("")
+    words = ["import-facenet", "--checkpoint", "s3://b/model.ckpt-1", "--output", "s3://b/out"]
+    options = read_options(words)
+    made = job_request(options, parse("import-facenet", options.arguments))
+    assert made["entrypoint"].startswith("python jobs/import_facenet.py --checkpoint s3://b/")
+    assert made["submission_id"].startswith("import-facenet-")
+
+
 def test_files_of_settings_are_named_from_the_uploaded_folder(sources, monkeypatch):
     whole = str(sources / "configs" / "small.yaml")
     assert "--config=configs/small.yaml" in request(f"--config={whole}")["entrypoint"]
