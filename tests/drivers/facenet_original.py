@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -159,11 +160,13 @@ def write_damaged(folder: Path, variables: dict[str, np.ndarray]) -> None:
     first = "encoder/Conv2d_1/weights"
     save(folder / "facenet" / "model.ckpt", inception())
     save(folder / "diverged" / "model.ckpt", variables | {first: variables[first] * np.nan})
-    flipped = Path(save(folder / "flipped" / "model.ckpt", variables) + ".data-00000-of-00001")
+    for name in ("flipped", "cut"):
+        shutil.copytree(folder / "dfc_vae", folder / name)
+    flipped = folder / "flipped" / "model.ckpt-50000.data-00000-of-00001"
     content = bytearray(flipped.read_bytes())
     content[len(content) // 2] ^= 1
     flipped.write_bytes(content)
-    cut = Path(save(folder / "cut" / "model.ckpt", variables) + ".index")
+    cut = folder / "cut" / "model.ckpt-50000.index"
     cut.write_bytes(cut.read_bytes()[:100])
     (folder / "text").mkdir()
     (folder / "text" / "model.ckpt-50000").write_text("a checkpoint of something else")

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from PIL import Image
 
 from facevae.attributes.hdf5 import read_batches, read_vectors
 from facevae.cli import parse
-from facevae.config import TrainConfig
-from facevae.models.checkpoint import check_fits, load_model
+from facevae.commands.import_facenet import import_facenet
+from facevae.config import ImportFacenetConfig, TrainConfig
+from facevae.errors import UserError
+from facevae.models.checkpoint import LoadedModel, check_fits, load_model, read_card
 from facevae.models.facenet_names import variable_names
 from facevae.pixels import model_input, resize
 from facevae.tracking import read_run_id
@@ -122,6 +125,12 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+@cache
+def loaded(folder: Path) -> LoadedModel:
+    """An imported model."""
+    return load_model(folder / "model")
+
+
 def result(place: Path, name: str) -> dict:
     return json.loads((place / "results.json").read_text())[name]
 
@@ -129,7 +138,7 @@ def result(place: Path, name: str) -> dict:
 @pytest.mark.parametrize("name", SIZES)
 def test_a_checkpoint_computes_what_it_computes_in_tensorflow(place, name):
     assert result(place, name)["code"] == 0, result(place, name)["err"]
-    vae, card = load_model(place / "out" / name / "model")
+    vae, card = loaded(place / "out" / name)
     assert (card.model.name, card.model.form, card.model.latent_size, card.step) == (
         *(name, "faithful", SIZES[name], 50_000),
     )
@@ -160,7 +169,7 @@ def test_a_checkpoint_computes_what_it_computes_in_tensorflow(place, name):
 
 @pytest.mark.parametrize("name", SIZES)
 def test_every_variable_of_the_vae_has_its_place_and_others_are_counted(place, name):
-    vae = load_model(place / "out" / name / "model").vae
+    vae = loaded(place / "out" / name).vae
     names = variable_names(vae)
     assert len(names) == len(set(names.values())) == VARIABLES[name]
     left = set(vae.state_dict()) - set(names.values())
@@ -178,7 +187,7 @@ def test_every_variable_of_the_vae_has_its_place_and_others_are_counted(place, n
 
 
 def test_a_checkpoint_of_the_format_before_v2_is_the_same_model(place):
-    digests = {load_model(place / "out" / n / "model").card.digest for n in ("v1", "dfc_vae")}
+    digests = {read_card(place / "out" / n / "model").digest for n in ("v1", "dfc_vae")}
     assert len(digests) == 1
 
 
@@ -221,7 +230,7 @@ def test_vectors_keep_all_that_the_originals_file_holds_and_name_their_model(pla
     vectors = read_vectors(ours)
     assert vectors.names == FIELDS
     assert vectors.valid.tolist() == [True, True, False]
-    assert vectors.model_digest == load_model(place / "out" / "dfc_vae" / "model").card.digest
+    assert vectors.model_digest == read_card(place / "out" / "dfc_vae" / "model").digest
     (batch,) = read_batches(ours)
     assert batch.image_id == [f"{row:03d}" for row in range(IMAGES)]
 
@@ -251,21 +260,33 @@ def test_an_edit_of_what_was_imported_is_the_originals_picture(place):
 
 
 def test_training_goes_on_from_an_imported_model_with_the_faithful_recipe(place):
-    options = ["--loss.network", "mtcnn_onet", "--loss.layers", "[conv1]"]
-    recipe = ["--config", str(ROOT / "configs" / "facenet_faithful.yaml"), *options]
-    config: TrainConfig = parse("train", [*recipe, "--training.global_batch_size", "4"])
-    model = load_model(place / "out" / "dfc_vae" / "model")
+    options = ["--loss.reconstruction", "pixel", "--training.global_batch_size", "4"]
+    recipe = str(ROOT / "configs" / "facenet_faithful.yaml")
+    config: TrainConfig = parse("train", ["--config", recipe, *options])
+    model = loaded(place / "out" / "dfc_vae")
     check_fits(model.card, config.model, "--init_from")
     trainer = build_trainer(config, torch.device("cpu"))
     before = {name: value.clone() for name, value in model.vae.state_dict().items()}
     trainer.start_from(before)
     for name, value in trainer.vae.state_dict().items():
         assert torch.equal(value, before[name]), name
-    images = torch.randint(0, 256, (4, 160, 160, 3), dtype=torch.uint8)
-    trainer(images, 1)
+    trainer(torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8), 1)
     after = trainer.vae.state_dict()
     rate = config.training.learning_rate
     for name in ("encoder.0.0.weight", "mean.weight", "decoder.3.1.bias"):
         change = (after[name] - before[name]).abs()
         assert 0 < change.max() <= 1.01 * rate, name
     assert after["decoder.3.1.weight"].eq(1).all()
+
+
+@pytest.mark.parametrize("name", ["faces.png", "attribute_vectors.h5", "model/model.json"])
+def test_a_file_of_somebody_else_is_not_replaced(tmp_path, name):
+    for end in ("index", "data-00000-of-00001"):
+        (tmp_path / f"model.ckpt-1.{end}").write_text("")
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    config = ImportFacenetConfig(checkpoint=str(tmp_path), output=str(tmp_path / "out"))
+    with pytest.raises(UserError, match=r"is not of this program.* choose another --output"):
+        import_facenet(config)
+    assert mine.read_text() == "mine"
