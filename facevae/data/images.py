@@ -33,6 +33,10 @@ class BadImageError(ValueError):
     """
 
 
+class SmallImageError(BadImageError):
+    """An image that has fewer than `MIN_SIDE` pixels on a side."""
+
+
 def decode_image(data: bytes) -> Image.Image:
     """Returns the RGB picture in an encoded file: upright, first frame, alpha laid on white.
 
@@ -113,7 +117,7 @@ def _check_size(width: int, height: int, least: int = MIN_SIDE) -> None:
     if width * height > MAX_PIXELS:
         raise BadImageError(f"too large: {width}x{height}")
     if min(width, height) < least:
-        raise BadImageError(f"too small: {width}x{height}")
+        raise SmallImageError(f"too small: {width}x{height}")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
