@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn import functional as F
 
 from facevae.config import AlignmentConfig
@@ -36,7 +36,9 @@ CELEBA_LANDMARKS = np.array(
 """where CelebA's aligned images have eyes, nose and corners of the mouth on average"""
 LARGEST_FRAME = 8
 """a crop this many times as large as its face comes of landmarks that are none"""
-LOOKS, LOOK_SIZE, LOOK_AROUND = 2, 160, 1.5
+MIRRORED = [1, 0, 2, 4, 3]
+"""which landmark each becomes in a mirror"""
+LOOKS, LOOK_SIZE, LOOK_AROUND = 2, 224, 1.5
 """how often landmarks are looked for again, in how many pixels, and how much wider than the box"""
 
 
@@ -173,9 +175,10 @@ def _look_again(
             for image, each in zip(images, frames, strict=True)
             for frame in each
         ]
-        found = iter(_detect(crops, detector))
+        found = _detect([*crops, *map(ImageOps.mirror, crops)], detector)
+        looks = iter(zip(found[: len(crops)], found[len(crops) :], strict=True))
         faces = [
-            [_relocated(face, frame, next(found)) for face, frame in zip(*pair, strict=True)]
+            [_relocated(face, frame, *next(looks)) for face, frame in zip(*pair, strict=True)]
             for pair in zip(faces, frames, strict=True)
         ]
     return faces
@@ -189,12 +192,21 @@ def _wide_frame(face: _Face) -> Float64[np.ndarray, "2 3"]:
     return _level_frame((x - half, y - half, x + half, y + half), face.landmarks, LOOK_SIZE)
 
 
-def _relocated(face: _Face, frame: Float64[np.ndarray, "2 3"], found: Detections) -> _Face:
-    """Returns a face with the landmarks that were found in its frame, if it was."""
-    if not len(found.boxes):
+def _relocated(
+    face: _Face, frame: Float64[np.ndarray, "2 3"], seen: Detections, mirrored: Detections
+) -> _Face:
+    """Returns a face with the mean of the landmarks in its frame and in the frame's mirror image.
+
+    The first ones stay where it was not found in both.
+    """
+    if not len(seen.boxes) or not len(mirrored.boxes):
         return face
-    best = central_order(found.boxes, (LOOK_SIZE, LOOK_SIZE))[0]
-    landmarks = np.column_stack([found.landmarks[best], np.ones(5)]) @ frame.T
+    one, other = (
+        found.landmarks[central_order(found.boxes, (LOOK_SIZE, LOOK_SIZE))[0]].astype(np.float64)
+        for found in (seen, mirrored)
+    )
+    other = np.column_stack([LOOK_SIZE - other[:, 0], other[:, 1]])[MIRRORED]
+    landmarks = np.column_stack([(one + other) / 2, np.ones(5)]) @ frame.T
     return face._replace(landmarks=landmarks.astype(np.float32))
 
 

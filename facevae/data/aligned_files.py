@@ -25,6 +25,7 @@ NAME_PATTERN = r"part-\d{5,}"
 """what the names of parts look like"""
 STATUSES: tuple[Status, ...] = ("ok", "no_face", "unreadable", "too_small")
 ROWS_PER_GROUP = 256
+# Arrow does not read back lists of a fixed length of which some are null.
 TABLE_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),  # the photograph's path; of its second face with "#1" behind it
@@ -33,9 +34,9 @@ TABLE_SCHEMA = pa.schema(
         ("status", pa.string()),
         ("reason", pa.string()),
         ("score", pa.float64()),
-        ("box", pa.list_(pa.int32(), 4)),
-        ("landmarks", pa.list_(pa.float32(), 10)),
-        ("to_source", pa.list_(pa.float64(), 6)),
+        ("box", pa.list_(pa.int32())),
+        ("landmarks", pa.list_(pa.float32())),
+        ("to_source", pa.list_(pa.float64())),
     ]
 )
 PART_SCHEMA = TABLE_SCHEMA.append(pa.field("image", pa.binary()))
