@@ -56,8 +56,8 @@ class AlignmentConfig(Settings):
         1024,
         ge=0,
         description="a photograph whose long side is larger is first searched for faces that would "
-        "be large enough to find on a copy of this size, and only without one for smaller ones; 0: "
-        "always for all; and so with all_faces",
+        "be large enough to find on a copy of this size, and only without one, or with all_faces, "
+        "for smaller ones (beyond 16.8 megapixels, as on a copy of those); 0: always for all",
     )
     batch_size: int = Field(
         16, ge=1, description="images of one size that are searched together, small ones at most"

@@ -16,6 +16,8 @@ from facevae.config import AlignmentConfig
 
 MAX_BATCH_PIXELS = 1 << 21
 """of the images that are searched together; a larger one is searched alone"""
+FULL_PIXELS = 1 << 24
+"""of the largest photograph that is searched for faces of any size: it takes some 2 GB"""
 
 
 class Detections(NamedTuple):
@@ -83,23 +85,34 @@ class MtcnnDetector:
     def _search(self, images: Sequence[Image.Image]) -> list[Detections]:
         """The faces of images of one size."""
         pixels = _pixels(images)
-        smallest = first = float(self._config.min_face_size)
-        if not self._config.all_faces:
-            first /= self._config.factor ** self._skipped(images[0].size)
-        found = self._run(pixels, first)
-        lost = [row for row, faces in enumerate(found) if not len(faces.boxes)]
-        if lost and first > smallest:
+        found, lost = [NO_FACES] * len(images), list(range(len(images)))
+        for smallest in self._searches(*images[0].size):
             for row, faces in zip(lost, self._run(pixels[lost], smallest), strict=True):
                 found[row] = faces
+            lost = [row for row in lost if not len(found[row].boxes)]
+            if not lost:
+                break
         return found
 
-    def _skipped(self, size: tuple[int, int]) -> int:
-        """How many of the largest copies of an image the first search leaves out."""
-        wanted, factor = self._config.detection_size, self._config.factor
-        if not wanted or max(size) <= wanted:
-            return 0
-        most = math.log(self._config.min_face_size / min(size), factor)  # one copy must be left
-        return min(math.ceil(math.log(wanted / max(size), factor)), int(most))
+    def _searches(self, width: int, height: int) -> list[float]:
+        """The pixels of the smallest face of the first search, and of the one if that finds none.
+
+        Of a photograph beyond `FULL_PIXELS` the second too leaves copies out.
+        """
+        long_side, wanted = max(width, height), self._config.detection_size
+        if not wanted:
+            return [float(self._config.min_face_size)]
+        most = long_side * math.sqrt(FULL_PIXELS / (width * height))
+        sides = [most] if self._config.all_faces else [wanted, most]
+        searches = [self._smallest_face(side / long_side, min(width, height)) for side in sides]
+        return sorted(set(searches), reverse=True)
+
+    def _smallest_face(self, scale: float, short_side: int) -> float:
+        """The smallest face of a search that leaves out the copies above those of a scale."""
+        least, factor = self._config.min_face_size, self._config.factor
+        skipped = max(0, math.ceil(math.log(scale, factor) - 1e-9))
+        left = int(math.log(least / short_side, factor))  # one copy must be
+        return float(least / factor ** min(skipped, left))
 
     def _run(self, pixels: torch.Tensor, min_face_size: float) -> list[Detections]:
         self._networks.min_face_size = min_face_size

@@ -162,6 +162,19 @@ def test_a_face_too_small_for_the_short_search_is_found_by_the_full_one():
     assert 700 < aligned.box[0] < aligned.box[2] < 828
 
 
+def test_the_smallest_faces_that_are_searched_for():
+    def searches(width, height, **config):
+        return MtcnnDetector(AlignmentConfig(**config))._searches(width, height)
+
+    assert searches(1024, 700) == [20]
+    assert searches(3000, 2000, detection_size=0) == [20]
+    assert searches(3000, 2000, all_faces=True) == [20]
+    assert searches(3000, 2000) == [pytest.approx(20 / 0.709**4), 20]
+    assert searches(8000, 6000) == [pytest.approx(20 / 0.709**n) for n in (6, 2)]
+    # At least one copy is left of a strip.
+    assert searches(5000, 24) == [20]
+
+
 def test_images_that_are_searched_together_have_the_faces_of_each(detector):
     images = [portrait(160), turned(12, 160), background(160, 160), portrait(96), turned(-6, 160)]
     together = detector.detect(images)
