@@ -1,4 +1,4 @@
-"""What sharding, training and encoding need of nodes, as lines to read."""
+"""What aligning, sharding, training and encoding need of nodes, as lines to read."""
 
 import math
 from collections import Counter
@@ -6,8 +6,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from facevae.attributes.encode import plan_encoders
-from facevae.config import READ_CPUS, EncodingConfig, ModelConfig, ShardsConfig, Split, TrainConfig
+from facevae.config import (
+    READ_CPUS,
+    AlignConfig,
+    EncodingConfig,
+    ModelConfig,
+    PartsConfig,
+    ShardsConfig,
+    Split,
+    TrainConfig,
+)
 from facevae.data.batches import PREFETCHED_BATCHES
+from facevae.data.detector_actors import DetectorPlan, plan_detectors
 from facevae.data.order import GROUPS_PER_WINDOW
 from facevae.data.rank import rank_size
 from facevae.data.shard_files import ROWS_PER_GROUP
@@ -19,6 +29,8 @@ from facevae.training.memory import PROCESS, encoder_memory, step_memory
 GIB = 2.0**30
 READER = 0.6e9
 """bytes of a process that reads and decodes, its images aside"""
+DETECTOR = 2.6e9
+"""bytes of a process that searches a photograph of 16 megapixels for faces of any size"""
 BLOCKS_PER_READER = 2
 """windows that Ray Data lets a reader be ahead"""
 CUDA = 1.0 * GIB
@@ -78,6 +90,9 @@ def shards_lines(
         TooSmallError: no node has a CPU for it.
         UserError: a node's memory is too small.
     """
+    if config.sharding.align:
+        plan = plan_detectors(PartsConfig(), nodes)
+        return _detector_lines("shards", plan, data.shards, nodes)
     data_nodes = in_pool(nodes, "data")
     tasks = sum(int(node.cpus) for node in data_nodes)
     if not tasks:
@@ -89,6 +104,37 @@ def shards_lines(
     return [
         f"shards: {min(tasks, data.shards or tasks)} tasks at a time, of 1 CPU each,"
         f"{_where(pool_labels(nodes, 'data'))}; about {memory / GIB:.1f} GiB each"
+    ]
+
+
+def align_lines(photographs: int | None, config: AlignConfig, nodes: Sequence[Node]) -> list[str]:
+    """What aligning photographs takes; their number is none where it is not known.
+
+    Raises:
+        TooSmallError: as `plan_detectors`.
+        UserError: a node's memory is too small.
+    """
+    size = config.parts.images
+    parts = None if photographs is None else math.ceil(photographs / size)
+    known = "not known from here" if parts is None else f"{photographs}, in {_many(parts, 'part')}"
+    lines = [f"photographs: {known} of {size} at most"]
+    return lines + _detector_lines("align", plan_detectors(config.parts, nodes), parts, nodes)
+
+
+def _detector_lines(
+    title: str, plan: DetectorPlan, parts: int | None, nodes: Sequence[Node]
+) -> list[str]:
+    actors = plan.actors
+    count = min(actors.actors, parts or actors.actors)
+    bundle = f"{actors.cpus:.3g} CPUs"
+    if actors.use_gpu:
+        bundle = f"1 GPU and {bundle}"
+    for node in in_pool(nodes, "gpu" if actors.use_gpu else "data"):
+        fit = int(node.gpus) if actors.use_gpu else int(node.cpus / actors.cpus)
+        _check_memory("detectors", min(count, fit), DETECTOR, node, "the number of actors")
+    return [
+        f"{title}: {_many(count, 'detector')} of {bundle} each,{_where(actors.labels)}; up to "
+        f"{DETECTOR / GIB:.1f} GiB each, for a large photograph without a face"
     ]
 
 
@@ -164,7 +210,7 @@ def encode_lines(
     if data.shards and data.images:
         shard = math.ceil(sum(data.images.values()) / data.shards)
     reader = READER + 2 * shard * data.bytes_per_image
-    lines = [f"attributes: {actors} encoders of {bundle} each,{_where(plan.encoder_labels)}"]
+    lines = [f"attributes: {actors} encoders of {bundle} each,{_where(plan.labels)}"]
     if config.precision == "auto":
         lines.append("precision: auto: bf16 where the encoders have it natively")
     if plan.use_gpu:

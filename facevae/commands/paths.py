@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from facevae.config import (
+    AlignConfig,
     AttributesConfig,
     ImportFacenetConfig,
     Settings,
@@ -38,7 +39,9 @@ def with_absolute_paths(config: Config) -> Config:
     return config.model_copy(update=changes)
 
 
-def paths_of(config: ShardsConfig | TrainConfig | AttributesConfig) -> dict[str, str | None]:
+def paths_of(
+    config: AlignConfig | ShardsConfig | TrainConfig | AttributesConfig,
+) -> dict[str, str | None]:
     """What a command reads and writes on all machines, by its option; none: nothing."""
     paths: dict[str, str | None] = {}
     for name in ("output", "shards", "images"):

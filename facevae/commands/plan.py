@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from facevae.commands.check_labels import check_editing, check_vectors
 from facevae.commands.estimate import (
     Data,
+    align_lines,
     data_lines,
     encode_lines,
     node_lines,
@@ -29,6 +30,7 @@ from facevae.config import (
 from facevae.data.make_shards import plan_shards
 from facevae.data.shard_files import read_manifest
 from facevae.data.sources.make_source import make_source
+from facevae.data.sources.photographs import Photographs
 from facevae.errors import UserError
 from facevae.models.checkpoint import ModelCard, check_fits, read_card
 from facevae.perceptual.network import check_perceptual_network
@@ -83,6 +85,10 @@ def describe_plan(
         from facevae.commands.benchmark import plan_lines  # no other plan waits for its imports
 
         return lines + plan_lines(config, nodes)
+    if command == "align":
+        folder = storage.absolute(config.images)
+        photographs = _known(lambda: len(Photographs(folder).listing()), is_cluster)
+        return lines + align_lines(photographs, config, nodes)
     data = _known(lambda: _read_data(config), is_cluster)
     if data is None:
         data = Data(getattr(config, "sharding", ShardsConfig().sharding).image_size)

@@ -4,14 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from facevae.config.base import (
-    AUTO,
-    FacenetModelName,
-    ModelName,
-    NotEmpty,
-    Precision,
-    Settings,
-)
+from facevae.config.alignment import AlignmentConfig, PartsConfig
+from facevae.config.base import AUTO, FacenetModelName, ModelName, NotEmpty, Precision, Settings
 from facevae.config.data import ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
@@ -50,6 +44,16 @@ class SourceConfig(Settings):
                 if getattr(self, name) is not None:
                     raise ValueError(f"--{name} needs --images DIR, the folder it describes")
         return self
+
+
+class AlignConfig(Settings):
+    """`facevae align`: photographs to faces, found and cut out."""
+
+    output: NotEmpty = Field("runs/aligned", description="folder (or URI) of the faces")
+    images: NotEmpty = Field(description="folder of photographs, flat or nested")
+    alignment: AlignmentConfig = Field(AlignmentConfig())
+    parts: PartsConfig = Field(PartsConfig())
+    tracking: TrackingConfig = Field(TrackingConfig())
 
 
 class ShardsConfig(SourceConfig):

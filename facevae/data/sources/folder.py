@@ -24,14 +24,14 @@ from facevae.errors import UserError
 
 IMAGE_EXTENSIONS = frozenset(
     (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff"),
-        *(".gif", ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
-        *(".pbm", ".pgm", ".pnm", ".ppm"),
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".tif"),
+        *(".tiff", ".heic", ".heif", ".heics", ".hif", ".avif", ".avifs", ".gif"),
+        *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".pbm", ".pgm", ".pnm", ".ppm"),
     )
 )
 UNREAD_EXTENSIONS = frozenset(
     (
-        *(".heic", ".heif", ".heics", ".hif", ".jxl", ".jxr", ".psd", ".svg", ".exr", ".hdr"),
+        *(".jxl", ".jxr", ".psd", ".svg", ".exr", ".hdr"),
         *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".pef"),
         *(".tga", ".dds", ".ico", ".pcx", ".qoi", ".ras", ".sgi", ".xbm", ".xpm"),
     )
@@ -297,3 +297,12 @@ def _name_stem(path: str) -> str:
 
 KEYS = (str, _stem, posixpath.basename, _name_stem)
 """how an id may name a file, the surest way first"""
+
+
+def list_unread(folder: str) -> list[tuple[str, str]]:
+    """Returns the relative POSIX path of each image file that is not read for its kind, and why.
+
+    Raises:
+        UserError: as `list_images`, but for a folder without images.
+    """
+    return [(path, not_read(_kind(path))) for path in _files(folder, UNREAD_EXTENSIONS)]

@@ -5,6 +5,7 @@ import torch
 
 from facevae.commands.plan import describe_plan
 from facevae.config import (
+    AlignConfig,
     AttributesConfig,
     EditConfig,
     ImportFacenetConfig,
@@ -160,3 +161,25 @@ def test_editing_takes_nothing_and_quickstart_takes_all_in_a_row():
     lines = describe_plan("quickstart", QuickstartConfig(**settings), LAPTOP)
     for start in ("images:", "shards:", "train:", "attributes:", "edit:"):
         assert line(lines, start)
+
+
+def test_detectors_are_planned_for_photographs_and_for_shards(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"never read")
+    config = AlignConfig(images=str(tmp_path), parts={"images": 100})
+    lines = describe_plan("align", config, LAPTOP)
+    assert line(lines, "photographs:") == "photographs: 1, in 1 part of 100 at most"
+    assert line(lines, "align:").startswith("align: 1 detector of 0.75 CPUs each, anywhere")
+    config = AlignConfig(images="/nowhere")
+    lines = describe_plan("align", config, POOLS)
+    assert line(lines, "photographs:").startswith("photographs: not known from here")
+    assert line(lines, "align:").startswith(
+        "align: 4 detectors of 1 GPU and 3 CPUs each, on nodes with facevae-pool=gpu;"
+    )
+    config = ShardsConfig(drawn={"count": 2000}, sharding={"align": True})
+    lines = describe_plan("shards", config, LAPTOP)
+    assert line(lines, "shards:").startswith("shards: 2 detectors of 0.75 CPUs each")
+
+
+def test_detectors_that_a_node_has_no_memory_for_are_refused():
+    with pytest.raises(UserError, match="2 detectors need about"):
+        describe_plan("align", AlignConfig(images="/nowhere"), [Node(2, 0, 4 * GIB)])
