@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from facevae.commands.check_labels import check_editing, check_vectors
+from facevae.commands.check_labels import check_editing, check_source, check_vectors
 from facevae.commands.estimate import (
     Data,
     data_lines,
@@ -22,6 +22,7 @@ from facevae.commands.paths import check_paths, paths_of
 from facevae.config import (
     AttributesConfig,
     EditingConfig,
+    QuickstartConfig,
     ShardsConfig,
     Split,
     TrainConfig,
@@ -135,7 +136,10 @@ def _read_data(config: ShardsConfig | TrainConfig | AttributesConfig) -> Data:
         images = {split: manifest.rows(split) for split in SPLITS}
         return Data(manifest.image_size, images, len(manifest.shards))
     assert not isinstance(config, AttributesConfig)
-    splits = make_source(config, config.sharding).splits
+    source = make_source(config, config.sharding)
+    if isinstance(config, QuickstartConfig):
+        check_source(source, config.editing)
+    splits = source.splits
     counts = Counter(splits)
     shards = len(plan_shards(splits, config.sharding.images_per_shard))
     return Data(config.sharding.image_size, {split: counts[split] for split in SPLITS}, shards)

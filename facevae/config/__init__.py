@@ -17,12 +17,13 @@ from facevae.config.commands import (
     AttributesConfig,
     BenchmarkConfig,
     EditConfig,
+    ImagesConfig,
     QuickstartConfig,
     ShardsConfig,
     SourceConfig,
     TrainConfig,
 )
-from facevae.config.data import CropBox, LabelEncoding, ShardingConfig, SyntheticConfig
+from facevae.config.data import CropBox, FileNames, LabelEncoding, ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
 from facevae.config.tracking import TrackingConfig
@@ -45,6 +46,8 @@ __all__ = [
     "EditConfig",
     "EditingConfig",
     "EncodingConfig",
+    "FileNames",
+    "ImagesConfig",
     "LabelEncoding",
     "LossConfig",
     "ModelConfig",

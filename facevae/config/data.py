@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from facevae.config.base import ATTEMPTS, Attempts, Settings
 
 LabelEncoding = Literal["auto", "signed", "binary"]
+FileNames = Literal["utkface", "lfw"]
 CropBox = tuple[int, int, int, int]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
