@@ -92,6 +92,5 @@ def name_broken_download(uri: str) -> Iterator[None]:
         if found.hexdigest() == md5:
             raise
         raise UserError(
-            f"{error}; it is not the file that CelebA calls so, of MD5 {md5}: if it should be, "
-            "download it again"
+            f"{error} (its MD5 is not {md5}, that of CelebA's file of this name)"
         ) from error

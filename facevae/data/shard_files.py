@@ -113,8 +113,24 @@ def schema(attribute_count: int) -> pa.Schema:
     )
 
 
-def write_shard(folder: str, name: str, split: Split, rows: ShardRows, image_size: int) -> Shard:
+def write_shard(
+    folder: str,
+    name: str,
+    split: Split,
+    rows: ShardRows,
+    image_size: int,
+    sources: Sequence[str] | None = None,
+) -> Shard:
     """Write one shard, atomically.
+
+    Args:
+        folder: of the shards.
+        name: of this one.
+        split: which it is of.
+        rows: what it holds.
+        image_size: pixels per side of the images.
+        sources: the source of each row, where the data set is merged of several: one more column,
+            `source`, for those who read the files otherwise.
 
     Returns:
         Its entry for the manifest.
@@ -128,6 +144,8 @@ def write_shard(folder: str, name: str, split: Split, rows: ShardRows, image_siz
     images = pa.array(rows.images, pa.binary())
     columns = [pa.array(rows.image_ids, pa.string()), pa.array([split] * count), images, labels]
     table = pa.Table.from_arrays([*columns, side, side], schema=schema(attribute_count))
+    if sources is not None:
+        table = table.append_column("source", pa.array(sources, pa.string()))
     with storage.atomic_file(shard_uri(folder, name)) as path:
         # JPEG does not shrink further, and uncompressed columns are read without a copy.
         pq.write_table(

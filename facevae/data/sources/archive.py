@@ -50,6 +50,8 @@ OUTSIDE = re.compile(r"/|[A-Za-z]:|(.*/)?\.\.(/|$)")
 class Zip(NamedTuple):
     """A zip that is open: its images by id."""
 
+    opened: contextlib.ExitStack
+    """what keeps it open: a worker reads its images one by one"""
     file: zipfile.ZipFile
     members: Mapping[str, zipfile.ZipInfo]
     unread: Sequence[str]
@@ -80,7 +82,7 @@ class ZipFiles(ImageFiles):
 
     def read(self, name: str) -> bytes:
         """Returns a member, unpacked; raises BadImageError or OSError."""
-        file, members, _ = self._zip
+        _, file, members, _ = self._zip
         if name not in members:
             raise FileNotFoundError(f"no '{name}' in {self.uri}")
         info = members[name]
@@ -111,8 +113,8 @@ class ZipFiles(ImageFiles):
 
 @lru_cache(maxsize=4)  # for each task of a process would read the table of contents anew
 def _open_zip(uri: str, version: Any) -> Zip:
-    with name_broken_download(uri):
-        file = _zip_file(uri)
+    with name_broken_download(uri), contextlib.ExitStack() as opened:
+        file = _zip_file(uri, opened)
         infos = [info for info in file.infolist() if not info.is_dir()]
         _check_bomb(uri, sum(info.file_size for info in infos), file)
         by_path = _by_path(uri, [info.filename for info in infos], infos)
@@ -122,16 +124,15 @@ def _open_zip(uri: str, version: Any) -> Zip:
                 raise UserError(f"'{info.filename}' in {uri} has a password: unpack the archive")
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise _link(uri, info.filename)
-    return Zip(file, members, unread)
+        return Zip(opened.pop_all(), file, members, unread)
 
 
-def _zip_file(uri: str) -> zipfile.ZipFile:
+def _zip_file(uri: str, opened: contextlib.ExitStack) -> zipfile.ZipFile:
     head = _head(uri)
-    # It stays open as long as the process: a worker reads its images one by one.
-    opened = contextlib.ExitStack().enter_context(storage.open_to_read(uri, BLOCK_BYTES))
+    file = opened.enter_context(storage.open_to_read(uri, BLOCK_BYTES))
     with storage.reading(uri):
         try:
-            return zipfile.ZipFile(opened)
+            return zipfile.ZipFile(file)
         except UNREADABLE as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise

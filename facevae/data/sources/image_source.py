@@ -1,7 +1,7 @@
 """Images in one place with their labels, and how the two are brought together."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeVar
@@ -76,6 +76,9 @@ class ImageSource:
     def load(self, image_id: str) -> Image.Image:
         """The RGB picture of an image; raises BadImageError or OSError."""
         return decode_image(self.files.read(image_id))
+
+    def sources_of(self, image_ids: Sequence[str]) -> None:
+        """None: there is but this source."""
 
     def describe(self) -> dict[str, Any]:
         """The settings, and the SHA-256 of each table."""

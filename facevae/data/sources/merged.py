@@ -1,5 +1,6 @@
 """Several sources of faces as one: ids with their source's name, and all their attributes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -64,6 +65,10 @@ class MergedSource:
         """The RGB picture of a face; raises BadImageError or OSError."""
         name, _, rest = image_id.partition("/")
         return self.sources[name].load(rest)
+
+    def sources_of(self, image_ids: Sequence[str]) -> list[str]:
+        """The name of the source of each face, with which its id begins."""
+        return [image_id.partition("/")[0] for image_id in image_ids]
 
     def describe(self) -> dict[str, Any]:
         """What each source says of itself, by name."""
