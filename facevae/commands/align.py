@@ -20,6 +20,7 @@ from facevae.data.make_aligned import (
     make_aligned,
     plan_parts,
 )
+from facevae.data.sources.make_source import open_images
 from facevae.data.sources.photographs import Photographs
 from facevae.ray_cluster.connect import connect
 from facevae.ray_cluster.nodes import cluster_nodes
@@ -48,7 +49,7 @@ def align_photographs(config: AlignConfig) -> Metrics:
             photograph without a face where `alignment.no_face` is `fail`.
     """
     config = with_absolute_paths(config)
-    source = Photographs(config.images)
+    source = Photographs(open_images(config.images))
     plans = plan_parts(source.listing(), config.parts.images)
     step = Step(
         command="align",

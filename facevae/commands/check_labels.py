@@ -13,6 +13,7 @@ from jaxtyping import Int8, Int64
 from facevae.attributes.vectors import index_of
 from facevae.config import EditingConfig, Split
 from facevae.data.shard_files import Manifest, read_image_ids, read_labels
+from facevae.data.sources import FaceSource
 from facevae.editing.latent_edit import FACENET_FACES
 from facevae.errors import UserError
 
@@ -22,6 +23,21 @@ READERS = 8
 """shards read at once: each takes a small part of a file, and mostly waits"""
 
 T = TypeVar("T")
+
+
+def check_source(source: FaceSource, editing: EditingConfig) -> None:
+    """Check that faces have the labels of an edit, before shards are made of them.
+
+    Raises:
+        UserError: they have not.
+    """
+    if not source.attribute_names:
+        raise UserError(
+            "the images have no labels, and a vector needs some: give --attributes FILE, or "
+            "facevae train, which needs none"
+        )
+    for name in editing.attribute:
+        index_of(name, source.attribute_names)
 
 
 def check_vectors(shards: str, manifest: Manifest, min_count: int) -> None:
@@ -35,6 +51,7 @@ def check_vectors(shards: str, manifest: Manifest, min_count: int) -> None:
     Raises:
         UserError: none would; names the nearest.
     """
+    _check_labelled(shards, manifest)
     present, absent = count_labels(_labels(shards, manifest, VECTOR_SPLIT))
     fewer = np.minimum(present, absent)
     best = int(fewer.argmax())
@@ -59,6 +76,7 @@ def check_editing(shards: str, manifest: Manifest, editing: EditingConfig, min_c
     Raises:
         UserError: no such attribute or face, or too few images with it or without.
     """
+    _check_labelled(shards, manifest)
     indices = [index_of(name, manifest.attribute_names) for name in editing.attribute]
     present, absent = count_labels(_labels(shards, manifest, VECTOR_SPLIT))
     for name, index in zip(editing.attribute, indices, strict=True):
@@ -85,6 +103,14 @@ def count_labels(
 ) -> tuple[Int64[np.ndarray, " A"], Int64[np.ndarray, " A"]]:
     """How many images carry each attribute, and how many are known to be without it."""
     return (labels > 0).sum(axis=0), (labels < 0).sum(axis=0)
+
+
+def _check_labelled(shards: str, manifest: Manifest) -> None:
+    if not manifest.attribute_names:
+        raise UserError(
+            f"the images in {shards} have no labels, and a vector needs some: make the shards "
+            "again with --attributes FILE, in another folder"
+        )
 
 
 def _check_faces(shards: str, manifest: Manifest, image_ids: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """Where a command reads and writes, checked against the machines that must see it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from facevae.config import (
     AlignConfig,
@@ -10,6 +10,7 @@ from facevae.config import (
     ImportFacenetConfig,
     Settings,
     ShardsConfig,
+    SourceConfig,
     TrainConfig,
 )
 from facevae.errors import UserError
@@ -19,6 +20,9 @@ from facevae.tracking import MLFLOW_MODELS, sqlite_path, store_uri
 UPLOADS = "working_dir_files"
 """the folder below which Ray unpacks what a job was submitted with"""
 SOURCE_PATHS = ("images", "attributes", "partition", "identities")
+"""the settings of a source of faces that are paths"""
+NO_SOURCE: dict[str, Any] = {**dict.fromkeys((*SOURCE_PATHS, "file_names")), "sources": ()}
+"""the settings of a command that needs no source any more"""
 PATHS = ("output", "shards", "model", "vectors", "checkpoint", "init_from", *SOURCE_PATHS)
 """the settings of commands that are paths; a command has some"""
 Config = TypeVar("Config", bound=Settings)
@@ -26,17 +30,30 @@ Config = TypeVar("Config", bound=Settings)
 
 def with_absolute_paths(config: Config) -> Config:
     """The settings with every path in its one spelling, in which it is compared and recorded."""
-    changes: dict[str, object] = {}
-    for name in PATHS:
-        if name == "model" and isinstance(config, ImportFacenetConfig):
-            continue  # the name of an architecture
-        path = getattr(config, name, None)
-        if isinstance(path, str) and not path.startswith(MLFLOW_MODELS):
-            changes[name] = storage.absolute(path)
+    changes: dict[str, object] = dict(_absolute(config, _path_names(config)))
+    if isinstance(config, SourceConfig):
+        changes["sources"] = tuple(
+            each.model_copy(update=dict(_absolute(each, SOURCE_PATHS))) for each in config.sources
+        )
     if isinstance(config, TrainConfig) and config.loss.own_weights is not None:
         weights = storage.absolute(str(config.loss.own_weights))
         changes["loss"] = config.loss.model_copy(update={"weights": weights})
     return config.model_copy(update=changes)
+
+
+def _path_names(config: Settings) -> tuple[str, ...]:
+    """The settings of a command that are paths."""
+    if isinstance(config, ImportFacenetConfig):  # its model is the name of an architecture
+        return tuple(name for name in PATHS if name != "model")
+    return PATHS
+
+
+def _absolute(config: Settings, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The settings of these names that are paths, in their one spelling."""
+    for name in names:
+        path = getattr(config, name, None)
+        if isinstance(path, str) and not path.startswith(MLFLOW_MODELS):
+            yield name, storage.absolute(path)
 
 
 def paths_of(
@@ -47,6 +64,9 @@ def paths_of(
     for name in ("output", "shards", "images"):
         path = getattr(config, name, None)
         paths[f"--{name}"] = storage.absolute(path) if path else None
+    if isinstance(config, SourceConfig):
+        for source in config.sources:
+            paths[f"images of --sources {source.name}"] = storage.absolute(source.images)
     if isinstance(config, TrainConfig):
         paths["--loss.weights"] = str(config.loss.own_weights) if config.loss.own_weights else None
         paths["--tracking.uri"] = sqlite_path(store_uri(config.tracking, config.output))

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from facevae.commands.check_labels import check_editing, check_vectors
+from facevae.commands.check_labels import check_editing, check_source, check_vectors
 from facevae.commands.estimate import (
     Data,
     align_lines,
@@ -23,13 +23,14 @@ from facevae.commands.paths import check_paths, paths_of
 from facevae.config import (
     AttributesConfig,
     EditingConfig,
+    QuickstartConfig,
     ShardsConfig,
     Split,
     TrainConfig,
 )
 from facevae.data.make_shards import plan_shards
 from facevae.data.shard_files import read_manifest
-from facevae.data.sources.make_source import make_source
+from facevae.data.sources.make_source import make_source, open_images
 from facevae.data.sources.photographs import Photographs
 from facevae.errors import UserError
 from facevae.models.checkpoint import ModelCard, check_fits, read_card
@@ -87,7 +88,7 @@ def describe_plan(
         return lines + plan_lines(config, nodes)
     if command == "align":
         folder = storage.absolute(config.images)
-        photographs = _known(lambda: len(Photographs(folder).listing()), is_cluster)
+        photographs = _known(lambda: len(Photographs(open_images(folder)).listing()), is_cluster)
         return lines + align_lines(photographs, config, nodes)
     data = _known(lambda: _read_data(config), is_cluster)
     if data is None:
@@ -145,7 +146,10 @@ def _read_data(config: ShardsConfig | TrainConfig | AttributesConfig) -> Data:
         images = {split: manifest.rows(split) for split in SPLITS}
         return Data(manifest.image_size, images, len(manifest.shards))
     assert not isinstance(config, AttributesConfig)
-    splits = make_source(config, config.sharding).splits
+    source = make_source(config, config.sharding)
+    if isinstance(config, QuickstartConfig):
+        check_source(source, config.editing)
+    splits = source.splits
     counts = Counter(splits)
     shards = len(plan_shards(splits, config.sharding.images_per_shard))
     return Data(config.sharding.image_size, {split: counts[split] for split in SPLITS}, shards)

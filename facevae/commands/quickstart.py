@@ -7,9 +7,9 @@ import torch
 
 from facevae.commands.attributes import CLAIM as VECTORS_CLAIM
 from facevae.commands.attributes import compute_attributes
-from facevae.commands.check_labels import check_editing
+from facevae.commands.check_labels import check_editing, check_source
 from facevae.commands.edit import edit_faces
-from facevae.commands.paths import SOURCE_PATHS, with_absolute_paths
+from facevae.commands.paths import NO_SOURCE, with_absolute_paths
 from facevae.commands.run_step import RESULT, Metrics, write_result
 from facevae.commands.shards import shard_faces
 from facevae.commands.train import CLAIM, train_model
@@ -22,6 +22,7 @@ from facevae.config import (
     TrainConfig,
 )
 from facevae.data.shard_files import read_manifest
+from facevae.data.sources.make_source import make_source
 from facevae.errors import UserError
 from facevae.models.precision import resolve_precision
 from facevae.ray_cluster.address import is_this_machine
@@ -32,9 +33,6 @@ from facevae.runs import storage
 from facevae.runs.progress import log
 from facevae.tracking import store_uri
 from facevae.training.budget import steps_in
-
-# Training reads the shards that were made of them.
-NO_IMAGES = dict.fromkeys(SOURCE_PATHS)
 
 
 def quickstart(config: QuickstartConfig) -> Metrics:
@@ -60,12 +58,13 @@ def quickstart(config: QuickstartConfig) -> Metrics:
     shards = config.shards
     if shards is None:
         shards = outputs["shards"]
+        check_source(make_source(config, config.sharding), config.editing)
         shard_faces(_part(ShardsConfig, config, tracking, output=shards))
     # Before hours of training, not after.
     manifest = read_manifest(shards)
     check_editing(shards, manifest, config.editing, config.encoding.min_count)
     training = _part(
-        TrainConfig, config, tracking, output=outputs["train"], shards=shards, **NO_IMAGES
+        TrainConfig, config, tracking, output=outputs["train"], shards=shards, **NO_SOURCE
     )
     metrics = train_model(_in_time(training, config, manifest.image_size))
     metrics |= compute_attributes(
@@ -115,7 +114,7 @@ Part = TypeVar("Part", ShardsConfig, TrainConfig)
 
 
 def _part(
-    kind: type[Part], config: QuickstartConfig, tracking: TrackingConfig, **changes: str | None
+    kind: type[Part], config: QuickstartConfig, tracking: TrackingConfig, **changes: Any
 ) -> Part:
     """The settings of one command, taken from those of all."""
     shared = {name: getattr(config, name) for name in kind.model_fields}

@@ -15,6 +15,7 @@ from facevae.data.sources.make_source import make_source
 from facevae.ray_cluster.connect import connect
 from facevae.ray_cluster.nodes import cluster_nodes, pool_labels
 from facevae.runs import storage
+from facevae.runs.progress import log
 from facevae.tracking import Run
 
 
@@ -47,6 +48,8 @@ def _prepare(
 ) -> Work:
     # An earlier attempt may have written all and then lost the tracking server.
     is_written = storage.exists(storage.join(config.output, MANIFEST))
+    if not source.attribute_names:
+        log("shards: the images have no labels: a model can be trained on them, but no vectors")
     labels, detectors = ({}, None) if is_written else _prepare_cluster(config)
 
     def work(run: Run) -> Metrics:

@@ -20,13 +20,14 @@ from facevae.config.commands import (
     AttributesConfig,
     BenchmarkConfig,
     EditConfig,
+    ImagesConfig,
     ImportFacenetConfig,
     QuickstartConfig,
     ShardsConfig,
     SourceConfig,
     TrainConfig,
 )
-from facevae.config.data import CropBox, LabelEncoding, ShardingConfig, SyntheticConfig
+from facevae.config.data import CropBox, FileNames, LabelEncoding, ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
 from facevae.config.tracking import TrackingConfig
@@ -52,6 +53,8 @@ __all__ = [
     "EditingConfig",
     "EncodingConfig",
     "FacenetModelName",
+    "FileNames",
+    "ImagesConfig",
     "ImportFacenetConfig",
     "LabelEncoding",
     "LossConfig",

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from facevae.config.alignment import AlignmentConfig, PartsConfig
 from facevae.config.base import AUTO, FacenetModelName, ModelName, NotEmpty, Precision, Settings
-from facevae.config.data import ShardingConfig, SyntheticConfig
+from facevae.config.data import FileNames, LabelEncoding, ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
 from facevae.config.tracking import TrackingConfig
@@ -16,33 +16,76 @@ Case = Literal["training", "agreement", "attributes", "sharding", "resume", "sta
 BenchmarkLoss = Literal["facenet", "onet"]
 
 
-class SourceConfig(Settings):
-    """Raw faces: a folder with a label table, or synthetic ones."""
+IMAGES = (
+    "folder of images (flat or nested), .zip or .tar of them, or Parquet files as Hugging Face has "
+    "them; Parquet, folders and .zip also at s3://, gs:// or hf://datasets/NAME"
+)
+ATTRIBUTES = (
+    "label table of the images: CelebA's list_attr_celeba.txt, or CSV; none: the labels in the "
+    "Parquet files, else no labels"
+)
+PARTITION = (
+    "list_eval_partition.txt; none: the splits that the Parquet files state, else 80/10/10 by a "
+    "hash of identity or id"
+)
+IDENTITIES = "identity_CelebA.txt, one number per person"
+FILE_NAMES = (
+    "what the images' names say: utkface: age_gender_race_date, as labels; lfw: a folder per "
+    "person, as identities; none: nothing"
+)
 
-    images: NotEmpty | None = Field(
-        None, description="folder of images, flat or nested; none: synthetic faces"
+
+class ImagesConfig(Settings):
+    """One of several sources of faces."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_-]+$", description="what the ids of its images begin with"
     )
-    attributes: NotEmpty | None = Field(
-        None, description="label table of the images: CelebA's list_attr_celeba.txt, or CSV"
-    )
-    partition: NotEmpty | None = Field(
-        None, description="list_eval_partition.txt; none: 80/10/10 by a hash of identity or id"
-    )
-    identities: NotEmpty | None = Field(
-        None, description="identity_CelebA.txt, one number per person"
-    )
-    drawn: SyntheticConfig = Field(
-        SyntheticConfig(), description="the synthetic faces, when images is not set"
+    images: NotEmpty = Field(description=IMAGES)
+    attributes: NotEmpty | None = Field(None, description=ATTRIBUTES)
+    partition: NotEmpty | None = Field(None, description=PARTITION)
+    identities: NotEmpty | None = Field(None, description=IDENTITIES)
+    file_names: FileNames | None = Field(None, description=FILE_NAMES)
+    label_encoding: LabelEncoding | None = Field(
+        None, description="as sharding.label_encoding, which holds where this is none"
     )
 
     @model_validator(mode="after")
-    def _images_with_labels(self) -> "SourceConfig":
-        if self.images is not None and self.attributes is None:
-            raise ValueError("--images needs --attributes FILE, the label table of the images")
+    def _said_once(self) -> "ImagesConfig":
+        _check_file_names(self)
+        return self
+
+
+class SourceConfig(Settings):
+    """Raw faces: images with or without labels, several sources of them, or synthetic ones."""
+
+    images: NotEmpty | None = Field(None, description=f"{IMAGES}; none: synthetic faces")
+    attributes: NotEmpty | None = Field(None, description=ATTRIBUTES)
+    partition: NotEmpty | None = Field(None, description=PARTITION)
+    identities: NotEmpty | None = Field(None, description=IDENTITIES)
+    file_names: FileNames | None = Field(None, description=FILE_NAMES)
+    sources: tuple[ImagesConfig, ...] = Field(
+        (),
+        description="several sources instead of --images, each with a name and these settings; "
+        "their labels are united, and unknown (0) where a source has none",
+    )
+    drawn: SyntheticConfig = Field(
+        SyntheticConfig(), description="the synthetic faces, when no images are given"
+    )
+
+    @model_validator(mode="after")
+    def _tables_with_images(self) -> "SourceConfig":
         if self.images is None:
-            for name in ("attributes", "partition", "identities"):
+            for name in ("attributes", "partition", "identities", "file_names"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"--{name} needs --images DIR, the folder it describes")
+        elif self.sources:
+            raise ValueError("--images and --sources both say where the faces are; give one")
+        _check_file_names(self)
+        names = [source.name for source in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two sources are called '{name}': give each its own name")
         return self
 
 
@@ -54,6 +97,14 @@ class AlignConfig(Settings):
     alignment: AlignmentConfig = Field(AlignmentConfig())
     parts: PartsConfig = Field(PartsConfig())
     tracking: TrackingConfig = Field(TrackingConfig())
+
+
+def _check_file_names(config: "SourceConfig | ImagesConfig") -> None:
+    twice = {"utkface": "attributes", "lfw": "identities"}.get(config.file_names or "")
+    if twice is not None and getattr(config, twice) is not None:
+        raise ValueError(
+            f"file_names {config.file_names} and {twice} both say the {twice}; leave one of them"
+        )
 
 
 class ShardsConfig(SourceConfig):
@@ -85,8 +136,9 @@ class TrainConfig(SourceConfig):
 
     @model_validator(mode="after")
     def _one_source(self) -> "TrainConfig":
-        if self.shards is not None and self.images is not None:
-            raise ValueError("--shards and --images both say where the faces are; give one")
+        for name in ("images", "sources"):
+            if self.shards is not None and getattr(self, name):
+                raise ValueError(f"--shards and --{name} both say where the faces are; give one")
         return self
 
     @model_validator(mode="after")

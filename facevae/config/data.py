@@ -8,6 +8,7 @@ from facevae.config.alignment import AlignmentConfig
 from facevae.config.base import ATTEMPTS, Attempts, Settings
 
 LabelEncoding = Literal["auto", "signed", "binary"]
+FileNames = Literal["utkface", "lfw"]
 CropBox = tuple[int, int, int, int]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

@@ -265,6 +265,8 @@ _WORDS = {
 
 def _expected(schema: Mapping[str, Any]) -> str:
     """The values that a JSON schema allows, in words."""
+    if "$ref" in schema:
+        return "a group of settings"
     if "anyOf" in schema:
         return " or ".join(map(_expected, schema["anyOf"]))
     if "enum" in schema or "const" in schema:

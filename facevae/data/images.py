@@ -13,6 +13,8 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from facevae.data.downloads import HEAD_BYTES, no_data
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 MAX_PIXELS = 64_000_000  # 8000 x 8000; 256 MB as RGBA, the most that one decoding task should hold
 MAX_STORED_PIXELS = 1024 * 1024  # the largest sharding.image_size; a batch holds many
@@ -73,6 +75,8 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
+        if found := no_data(data[:HEAD_BYTES]):
+            raise BadImageError(f"not an image: {found}") from None
         raise BadImageError("truncated" if _format(data) else "not an image") from None
     except Image.DecompressionBombError:
         raise BadImageError(f"too large: {_stated_size(data)}") from None

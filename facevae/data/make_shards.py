@@ -94,7 +94,10 @@ class WriteShard:
             return
         image_ids = batch["image_ids"][0].tolist()
         kept, quarantined = self.squares(image_ids, batch["attributes"][0])
-        shard = shard_files.write_shard(self._folder, name, split, kept, self._config.image_size)
+        sources = self._source.sources_of(kept.image_ids)
+        shard = shard_files.write_shard(
+            self._folder, name, split, kept, self._config.image_size, sources
+        )
         storage.write_json(record, {"shard": vars(shard), "quarantined": quarantined})
 
     def squares(

@@ -98,33 +98,54 @@ def shard_uri(folder: str, name: str) -> str:
 
 
 def schema(attribute_count: int) -> pa.Schema:
-    """The columns of a shard."""
+    """The columns of a shard; one of images without labels has nulls in their place."""
+    # Parquet has no lists of no values.
+    labels = pa.list_(pa.int8(), attribute_count) if attribute_count else pa.null()
     return pa.schema(
         [
             ("image_id", pa.string()),
             ("split", pa.string()),
             ("image", pa.binary()),
-            ("attributes", pa.list_(pa.int8(), attribute_count)),
+            ("attributes", labels),
             ("width", pa.int32()),
             ("height", pa.int32()),
         ]
     )
 
 
-def write_shard(folder: str, name: str, split: Split, rows: ShardRows, image_size: int) -> Shard:
+def write_shard(
+    folder: str,
+    name: str,
+    split: Split,
+    rows: ShardRows,
+    image_size: int,
+    sources: Sequence[str] | None = None,
+) -> Shard:
     """Write one shard, atomically.
+
+    Args:
+        folder: of the shards.
+        name: of this one.
+        split: which it is of.
+        rows: what it holds.
+        image_size: pixels per side of the images.
+        sources: the source of each row, where the data set is merged of several: one more column,
+            `source`, for those who read the files otherwise.
 
     Returns:
         Its entry for the manifest.
     """
     count, attribute_count = rows.attributes.shape
     side = pa.array(np.full(count, image_size, np.int32))
-    labels = pa.FixedSizeListArray.from_arrays(
-        pa.array(rows.attributes.reshape(-1)), attribute_count
-    )
+    labels = pa.nulls(count)
+    if attribute_count:
+        values_of_rows = pa.array(rows.attributes.reshape(-1))
+        labels = pa.FixedSizeListArray.from_arrays(values_of_rows, attribute_count)
     images = pa.array(rows.images, pa.binary())
     columns = [pa.array(rows.image_ids, pa.string()), pa.array([split] * count), images, labels]
     table = pa.Table.from_arrays([*columns, side, side], schema=schema(attribute_count))
+    if sources is not None:
+        table = table.append_column("source", pa.array(sources, pa.string()))
     with storage.atomic_file(shard_uri(folder, name)) as path:
         # JPEG does not shrink further, and uncompressed columns are read without a copy.
         pq.write_table(
@@ -146,7 +167,7 @@ def read_shard(folder: str, name: str) -> ShardRows:
     uri = shard_uri(folder, name)
     with _refuse_damaged(uri):
         ids, images, labels = read_columns(uri, ("image_id", "image", "attributes"))
-        attributes = matrix(labels, pa.int8())
+        attributes = _labels(labels)
         if not np.isin(attributes, (-1, 0, 1)).all():
             raise ValueError("it has labels beside -1, 0 and 1")
         return ShardRows(values(ids, pa.string()), values(images, pa.binary()), attributes)
@@ -185,7 +206,14 @@ def read_labels(folder: str, name: str) -> Int8[np.ndarray, "B A"]:
     uri = shard_uri(folder, name)
     with _refuse_damaged(uri):
         (labels,) = read_columns(uri, ("attributes",))
-        return matrix(labels, pa.int8())
+        return _labels(labels)
+
+
+def _labels(column: pa.ChunkedArray) -> Int8[np.ndarray, "B A"]:
+    """A column of labels as a matrix, of no columns where there are none."""
+    if pa.types.is_null(column.type):
+        return np.empty((len(column), 0), np.int8)
+    return matrix(column, pa.int8())
 
 
 def _refuse_damaged(uri: str) -> AbstractContextManager[None]:

@@ -173,6 +173,29 @@ def names(uri: str) -> list[str]:
     return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
 
 
+def files_below(uri: str) -> list[str]:
+    """The sorted paths, from a folder on, of all files in it and below it; none if it is not there.
+
+    For object stores: links of a disk are not followed.
+    """
+    filesystem, path = filesystem_of(uri)
+    with translate_errors(uri):
+        found = filesystem.find(path)
+    prefix = path.strip("/") + "/"
+    return sorted(file.strip("/").removeprefix(prefix) for file in found if file.strip("/") != path)
+
+
+def version_of(uri: str) -> tuple[int, int] | None:
+    """What changes when a local file or folder does; none: nothing is known of it."""
+    if not is_local(uri):
+        return None
+    try:
+        status = Path(absolute(uri)).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
 def refuse_foreign(uri: str, final: str) -> None:
     """Check that a folder that is new to this program holds nothing which it would replace.
 
@@ -471,14 +494,20 @@ def open_to_read(uri: str, block_bytes: int | None = None) -> Iterator[BinaryIO]
             options = {"cache_type": "blockcache", "block_size": block_bytes}
     with translate_errors(uri):
         file = filesystem.open(path, "rb", **options)
-    with file:
-        try:
-            yield file
-        except Exception as error:
-            if _is_of_a_reader(error):
-                raise
-            with translate_errors(uri):
-                raise
+    with file, reading(uri):
+        yield file
+
+
+@contextlib.contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """A block that reads parts of an open file; errors are those of `open_to_read`."""
+    try:
+        yield
+    except Exception as error:
+        if _is_of_a_reader(error):
+            raise
+        with translate_errors(uri):
+            raise
 
 
 def _is_of_a_reader(error: Exception) -> bool:

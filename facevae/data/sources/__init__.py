@@ -4,6 +4,7 @@ Legend: N images in a data set, A attributes.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,6 +45,9 @@ class FaceSource(Protocol):
 
     def load(self, image_id: str) -> Image.Image:
         """The RGB picture of a listed face; raises BadImageError or OSError if it has none."""
+
+    def sources_of(self, image_ids: Sequence[str]) -> list[str] | None:
+        """The name of the source of each face; none: there is but this one."""
 
     def describe(self) -> dict[str, Any]:
         """What a manifest says about this source, as JSON values."""

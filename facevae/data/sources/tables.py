@@ -5,20 +5,28 @@ Legend: N images in a data set, A attributes.
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int8
 
 from facevae.config import LabelEncoding, Split
+from facevae.data.downloads import HEAD_BYTES, no_data
 from facevae.errors import UserError
+from facevae.runs import storage
 
 # The bytes of int8: tokens of a row become labels without a Python number for each.
 _LABEL_BYTES = {"-1": 255, "0": 0, "1": 1, "+1": 1, "-1.0": 255, "0.0": 0, "1.0": 1}
-_PARTITIONS: dict[str, Split] = {"0": "train", "1": "val", "2": "test"}
+PARTITIONS: dict[str, Split] = {"0": "train", "1": "val", "2": "test"}
+"""CelebA's numbers of its splits"""
+_OTHER_TABLES = {
+    "lefteye_x": "the columns of CelebA's landmarks: give list_attr_celeba instead",
+    "x_1": "the columns of CelebA's face boxes: give list_attr_celeba instead",
+    "partition": "a column of partitions: give that file as --partition",
+}
+"""columns of CelebA's other tables, and what to do with such a table"""
 
 Row = tuple[int, list[str]]
 Value = TypeVar("Value")
@@ -61,7 +69,30 @@ def read_label_table(path: str, encoding: LabelEncoding = "auto") -> LabelTable:
     if not lines:
         raise UserError(f"{path} has a header and no rows")
     labels = np.frombuffer(values, np.int8).reshape(len(lines), len(names))
-    return LabelTable(names, tuple(lines), _signed(path, labels, encoding, tuple(lines.values())))
+    signed = signed_labels(path, labels, encoding, tuple(lines.values()))
+    return LabelTable(names, tuple(lines), signed)
+
+
+def signed_labels(
+    path: str, labels: Int8[np.ndarray, "N A"], encoding: LabelEncoding, lines: Sequence[int]
+) -> Int8[np.ndarray, "N A"]:
+    """Returns labels in {-1, 0, +1} whose 0 means unknown; `encoding` as in read_label_table.
+
+    Raises:
+        UserError: they are ambiguous, or not of that encoding; with the row's line.
+    """
+    negative = (labels < 0).any(axis=1)
+    if encoding == "binary":
+        if negative.any():
+            line = lines[int(negative.argmax())]
+            raise _error(path, line, "found -1, but label_encoding binary has only 0 and 1")
+        return np.where(labels == 0, np.int8(-1), labels)
+    if encoding == "auto" and not negative.any() and not labels.all():
+        raise UserError(
+            f"{path} holds only 0 and 1, so 0 may mean absent or unknown: "
+            "say --sharding.label_encoding binary (absent) or signed (unknown)"
+        )
+    return labels
 
 
 def read_partition(path: str) -> dict[str, Split]:
@@ -70,7 +101,7 @@ def read_partition(path: str) -> dict[str, Split]:
     Raises:
         UserError: the file is missing or not such a table; with the line number.
     """
-    return _read_pairs(path, "0, 1 or 2", _PARTITIONS.get)
+    return _read_pairs(path, "0, 1 or 2", PARTITIONS.get)
 
 
 def read_identities(path: str) -> dict[str, int]:
@@ -89,9 +120,13 @@ def _error(path: str, line: int, message: str) -> UserError:
 def _read_rows(path: str) -> tuple[bool, Iterator[Row]]:
     """Returns whether a table is comma separated, and its rows that are not blank, with lines."""
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        content = storage.read_bytes(path)
+        if found := no_data(content[:HEAD_BYTES]):
+            raise UserError(f"{path} is {found}")
+        text = content.decode("utf-8-sig")
     except OSError as error:
-        raise UserError(f"cannot read the table {path}: {error.strerror}") from None
+        reason = error.strerror or "there is no such file"
+        raise UserError(f"cannot read the table {path}: {reason}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}): is it a table?") from None
     if "\0" in text:
@@ -160,6 +195,9 @@ def _problem_of_names(header: list[str], names: tuple[str, ...], has_commas: boo
     """Returns what a line has in the place of names, and what to do; none: it has names."""
     if not names:
         return "none"
+    for name, other_table in _OTHER_TABLES.items():
+        if name in names:
+            return other_table
     if "" in names:
         column = names.index("") + 2
         return f"none in column {column}: name that column, or take its comma out"
@@ -175,24 +213,6 @@ def _add_id(path: str, lines: dict[str, int], image_id: str, line: int) -> None:
     first = lines.setdefault(image_id, line)
     if first != line:
         raise _error(path, line, f"'{image_id}' has a row already, in line {first}: take one out")
-
-
-def _signed(
-    path: str, labels: Int8[np.ndarray, "N A"], encoding: LabelEncoding, lines: tuple[int, ...]
-) -> Int8[np.ndarray, "N A"]:
-    """Returns labels in {-1, 0, +1} whose 0 means unknown."""
-    negative = (labels < 0).any(axis=1)
-    if encoding == "binary":
-        if negative.any():
-            line = lines[int(negative.argmax())]
-            raise _error(path, line, "found -1, but label_encoding binary has only 0 and 1")
-        return np.where(labels == 0, np.int8(-1), labels)
-    if encoding == "auto" and not negative.any() and not labels.all():
-        raise UserError(
-            f"{path} holds only 0 and 1, so 0 may mean absent or unknown: "
-            "say --sharding.label_encoding binary (absent) or signed (unknown)"
-        )
-    return labels
 
 
 def _whole_number(text: str) -> int | None:

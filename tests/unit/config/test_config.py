@@ -115,7 +115,7 @@ def test_workers_that_cannot_be_are_refused(scaling, problem):
         ({}, None),
         ({"images": "d", "attributes": "f"}, None),
         ({"images": "d", "attributes": "f", "partition": "p", "identities": "i"}, None),
-        ({"images": "d"}, "--images needs --attributes"),
+        ({"images": "d"}, None),
         ({"attributes": "f"}, "--attributes needs --images"),
         ({"partition": "p"}, "--partition needs --images"),
         ({"identities": "i"}, "--identities needs --images"),

@@ -170,7 +170,8 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     [
         (b"", "^empty file$"),
         (b"\x89PNG\r\n\x1a\n", "^truncated$"),
-        (b"<html>404 Not Found</html>", "^not an image$"),
+        (b"<html>404 Not Found</html>", "^not an image: a web page, as a download leaves"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "^not an image: a Git LFS pointer"),
         (bytes(1000), "^not an image$"),
         (saved(smooth_image(), "TGA"), "^not an image$"),  # a format that we do not allow
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n", "^not an image$"),

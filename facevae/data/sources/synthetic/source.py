@@ -1,5 +1,6 @@
 """Synthetic faces as a source of a data set."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -49,6 +50,9 @@ class SyntheticSource:
     def load(self, image_id: str) -> Image.Image:
         """Draws a face."""
         return synthetic_face(self.seed, int(image_id.removesuffix(".jpg")) - 1)[0]
+
+    def sources_of(self, image_ids: Sequence[str]) -> None:
+        """None: there is but this source."""
 
     def describe(self) -> dict[str, Any]:
         """The settings."""

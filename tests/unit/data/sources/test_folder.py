@@ -5,6 +5,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from PIL import Image
 
 from facevae.data.images import BadImageError
 from facevae.data.sources import hash_split
-from facevae.data.sources.folder import ImageFolderSource, list_images
+from facevae.data.sources.folder import FolderFiles
+from facevae.data.sources.image_source import ImageSource
 from facevae.errors import UserError
 
 CELEBA = "3\nSmiling Male\na.jpg  1 -1\nb.jpg -1 -1\nc.jpg -1  1\n"
@@ -32,6 +34,14 @@ def images(tmp_path: Path) -> Callable[..., str]:
         return str(folder)
 
     return make
+
+
+def folder_source(folder: str, *tables: Any, **settings: Any) -> ImageSource:
+    return ImageSource(FolderFiles(folder), *tables, **settings)
+
+
+def list_images(folder: str) -> list[str]:
+    return FolderFiles(folder).names()
 
 
 def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
@@ -96,7 +106,7 @@ def test_a_name_that_cannot_be_stored_is_refused(tmp_path: Path) -> None:
 def test_labels_find_their_images(
     write: Callable[..., str], images: Callable[..., str], files: tuple[str, ...], table: str
 ) -> None:
-    source = ImageFolderSource(images(*files), write(table))
+    source = folder_source(images(*files), write(table))
     assert source.attribute_names == ("Smiling", "Male")
     assert source.faces.image_ids == sorted(files)
     order = [files.index(name) for name in sorted(files)]
@@ -110,7 +120,7 @@ def test_a_path_is_surer_than_a_name(
     write: Callable[..., str], images: Callable[..., str], label: str
 ) -> None:
     folder = images("1/x.jpg", "2/x.jpg", "3/x.jpg")
-    source = ImageFolderSource(folder, write(f"2\nA\n{label} 1\n2/x.jpg -1\n"))
+    source = folder_source(folder, write(f"2\nA\n{label} 1\n2/x.jpg -1\n"))
     assert source.faces.image_ids == ["1/x.jpg", "2/x.jpg"]
     assert source.faces.attributes.tolist() == [[1], [-1]]
     assert source.unlisted == [("3/x.jpg", "image without label row")]
@@ -119,7 +129,7 @@ def test_a_path_is_surer_than_a_name(
 def test_a_dot_in_a_name_is_not_an_extension(
     write: Callable[..., str], images: Callable[..., str]
 ) -> None:
-    source = ImageFolderSource(
+    source = folder_source(
         images("img.001.png", "img.002.png"), write("2\nA\nimg.001 1\nimg.002 -1\n")
     )
     assert source.faces.attributes.tolist() == [[1], [-1]]
@@ -130,7 +140,7 @@ def test_what_fits_twice_is_quarantined_not_guessed(
 ) -> None:
     folder = images("1/x.jpg", "2/x.jpg", "y.png", "y.webp", "z.png", "ok.jpg")
     rows = "x.jpg 1\ny.jpg 1\nz.jpg 1\nz.gif -1\nok.jpg 1\nx.png 1\n"
-    source = ImageFolderSource(folder, write(f"6\nA\n{rows}"))
+    source = folder_source(folder, write(f"6\nA\n{rows}"))
     assert source.faces.image_ids == ["ok.jpg"]
     reasons = dict(source.unlisted)
     assert reasons["x.jpg"] == "ambiguous: 1 rows and 2 images are called 'x.jpg'"
@@ -145,7 +155,7 @@ def test_what_fits_twice_is_quarantined_not_guessed(
 def test_unmatched_rows_and_images_are_quarantined(
     write: Callable[..., str], images: Callable[..., str]
 ) -> None:
-    source = ImageFolderSource(images("c.jpg", "a.jpg", "extra.jpg"), write(CELEBA))
+    source = folder_source(images("c.jpg", "a.jpg", "extra.jpg"), write(CELEBA))
     assert source.faces.image_ids == ["a.jpg", "c.jpg"]
     assert source.unlisted == [
         ("b.jpg", "label row without image"),
@@ -156,7 +166,7 @@ def test_unmatched_rows_and_images_are_quarantined(
 def test_a_table_about_other_images_is_an_error(
     write: Callable[..., str], images: Callable[..., str]
 ) -> None:
-    source = ImageFolderSource(images("other.png"), write(CELEBA))
+    source = folder_source(images("other.png"), write(CELEBA))
     with pytest.raises(UserError, match=r"first id is 'a\.jpg', the first image 'other\.png'"):
         _ = source.faces
 
@@ -166,30 +176,30 @@ def test_partition_and_identities(write: Callable[..., str], images: Callable[..
     labels, partition = write(CELEBA), write("a.jpg 2\nc.jpg 1\n", "partition.txt")
     people = write("a.jpg 5\nb.jpg 6\nnot_here.jpg 6\n", "people.txt")
 
-    source = ImageFolderSource(folder, labels, partition)
+    source = folder_source(folder, labels, partition)
     assert source.faces.image_ids == ["1/a.png", "1/c.png"]
     assert source.faces.splits == ["test", "val"]
     assert source.unlisted == [("1/b.png", "image without partition row")]
 
-    source = ImageFolderSource(folder, labels, identities=people)
+    source = folder_source(folder, labels, identities=people)
     assert source.faces.image_ids == ["1/a.png", "1/b.png"]
     assert source.faces.splits == [hash_split("5"), hash_split("6")]
     assert source.unlisted == [("1/c.png", "image without identity row")]
 
     only_c = write("c.jpg 0\n", "partition.txt")
     with pytest.raises(UserError, match=r"no image in .* has a row in all tables"):
-        _ = ImageFolderSource(folder, labels, only_c, people).faces
+        _ = folder_source(folder, labels, only_c, people).faces
 
 
 def test_no_person_is_in_two_splits(write: Callable[..., str], images: Callable[..., str]) -> None:
     names = [f"{i}.png" for i in range(90)]
     labels = write("90\nA\n" + "".join(f"{name} 1\n" for name in names))
     people = write("".join(f"{name} {i % 30}\n" for i, name in enumerate(names)), "people.txt")
-    faces = ImageFolderSource(images(*names), labels, identities=people).faces
+    faces = folder_source(images(*names), labels, identities=people).faces
     people_of = [int(name.removesuffix(".png")) % 30 for name in faces.image_ids]
     assert len(set(zip(people_of, faces.splits, strict=True))) == 30
     assert set(faces.splits) == {"train", "val", "test"}
-    by_id = ImageFolderSource(images(), labels).faces
+    by_id = folder_source(images(), labels).faces
     assert by_id.splits == [hash_split(name) for name in by_id.image_ids]
 
 
@@ -197,7 +207,7 @@ def test_bad_files_are_the_loader_s_business(
     write: Callable[..., str], images: Callable[..., str]
 ) -> None:
     folder = images("a.jpg", "b.jpg", "c.jpg")
-    source = ImageFolderSource(folder, write(CELEBA))
+    source = folder_source(folder, write(CELEBA))
     Path(folder, "a.jpg").write_bytes(b"")
     assert len(source.faces.image_ids) == 3
     with pytest.raises(BadImageError, match="empty file"):
@@ -218,7 +228,7 @@ def test_every_kind_that_pillow_reads_is_found_and_read(
     write: Callable[..., str], images: Callable[..., str], ending: str
 ) -> None:
     name = f"IMG_1.{ending}"
-    source = ImageFolderSource(images(name), write(f"1\nA\n{name} 1\n"))
+    source = folder_source(images(name), write(f"1\nA\n{name} 1\n"))
     assert source.faces.image_ids == [name]
     assert source.unlisted == []
     assert np.asarray(source.load(name)).min() > 250
@@ -233,7 +243,7 @@ def test_a_kind_that_is_not_read_is_told_with_its_file(
     (Path(folder) / "1").mkdir()
     (Path(folder) / "1" / f"IMG_2.{ending}").write_bytes(b"some bytes")
     row = label.format(ending)
-    source = ImageFolderSource(folder, write(f"3\nA\na.jpg 1\n{row} 1\nc.jpg -1\n"))
+    source = folder_source(folder, write(f"3\nA\na.jpg 1\n{row} 1\nc.jpg -1\n"))
     assert source.faces.image_ids == ["a.jpg"]
     assert source.unlisted == [
         (
@@ -249,7 +259,7 @@ def test_a_converted_image_goes_by_the_label_of_the_old_one(
 ) -> None:
     folder = images("IMG_1.jpg", "IMG_2.png")
     (Path(folder) / "IMG_1.JXL").touch()
-    source = ImageFolderSource(folder, write("2\nA\nIMG_1.JXL 1\nIMG_2.CR2 -1\n"))
+    source = folder_source(folder, write("2\nA\nIMG_1.JXL 1\nIMG_2.CR2 -1\n"))
     assert source.faces.attributes.tolist() == [[1], [-1]]
     assert source.unlisted == []
 
@@ -260,7 +270,7 @@ def test_a_file_beside_the_images_that_no_label_names_is_nothing_to_tell_of(
     folder = images("a.jpg")
     for name in ("b.JXL", "c.txt", ".d.jxl"):
         (Path(folder) / name).touch()
-    source = ImageFolderSource(folder, write("3\nA\na.jpg 1\nc.jpg 1\nd.jpg 1\n"))
+    source = folder_source(folder, write("3\nA\na.jpg 1\nc.jpg 1\nd.jpg 1\n"))
     assert source.unlisted == [(name, "label row without image") for name in ("c.jpg", "d.jpg")]
 
 
@@ -273,7 +283,7 @@ def test_a_folder_whose_images_are_all_of_such_kinds_is_one_line(
     folder.mkdir(exist_ok=True)
     (folder / "IMG_1.JXL").touch()
     with pytest.raises(UserError, match=r"there is 'IMG_1\.JXL', but JXL is not read") as error:
-        _ = ImageFolderSource(str(folder), write("1\nA\nIMG_1.JXL 1\n")).faces
+        _ = folder_source(str(folder), write("1\nA\nIMG_1.JXL 1\n")).faces
     assert "convert the file to JPEG or PNG" in one_line(error)
 
 
@@ -283,14 +293,14 @@ def test_a_folder_whose_images_are_all_of_such_kinds_is_one_line(
 def test_a_pickle_holds_settings_only(
     write: Callable[..., str], images: Callable[..., str]
 ) -> None:
-    source = ImageFolderSource(images("a.jpg"), write(CELEBA))
+    source = folder_source(images("a.jpg"), write(CELEBA))
     assert source.faces.image_ids
     sent = pickle.dumps(source)
     assert len(sent) < 1000
     received = pickle.loads(sent)  # noqa: S301 - our own bytes
     assert received == source
     assert received.__dict__.keys() == {
-        "images", "attributes", "partition", "identities", "label_encoding",
+        "files", "attributes", "partition", "identities", "label_encoding", "file_names",
     }  # fmt: skip
     assert received.faces.splits == source.faces.splits
 
@@ -298,7 +308,7 @@ def test_a_pickle_holds_settings_only(
 def test_descriptions_are_json_and_follow_the_tables_content(
     write: Callable[..., str], images: Callable[..., str]
 ) -> None:
-    source = ImageFolderSource(images("a.jpg"), write(CELEBA))
+    source = folder_source(images("a.jpg"), write(CELEBA))
     before = json.loads(json.dumps(source.describe()))
     assert before["kind"] == "image_folder"
     assert before["partition"] is None
