@@ -42,6 +42,9 @@ COMMANDS = {
         "a VAE and shards to attribute vectors", "AttributesConfig", "compute_attributes"
     ),
     "edit": Command("stored faces and a vector to edited faces", "EditConfig", "edit_faces"),
+    "evaluate": Command(
+        "a VAE and its vectors to measures on held-out images", "EvaluateConfig", "evaluate_model"
+    ),
     "benchmark": Command("how fast all of this is here", "BenchmarkConfig", "benchmark"),
     "quickstart": Command(
         "all of it in one command, on synthetic faces", "QuickstartConfig", "quickstart"

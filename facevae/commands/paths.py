@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from facevae.config import AttributesConfig, Settings, ShardsConfig, TrainConfig
+from facevae.attributes.hdf5 import VECTORS
+from facevae.config import (
+    AttributesConfig,
+    EvaluateConfig,
+    Settings,
+    ShardsConfig,
+    TrainConfig,
+)
 from facevae.errors import UserError
 from facevae.runs import storage
 from facevae.tracking import MLFLOW_MODELS, sqlite_path, store_uri
@@ -30,7 +37,15 @@ def with_absolute_paths(config: Config) -> Config:
     return config.model_copy(update=changes)
 
 
-def paths_of(config: ShardsConfig | TrainConfig | AttributesConfig) -> dict[str, str | None]:
+def vectors_file(uri: str) -> str:
+    """The file of attribute vectors that a path names, or that lies in the folder it names."""
+    inside = storage.join(uri, VECTORS)
+    return inside if storage.exists(inside) else uri
+
+
+def paths_of(
+    config: ShardsConfig | TrainConfig | AttributesConfig | EvaluateConfig,
+) -> dict[str, str | None]:
     """What a command reads and writes on all machines, by its option; none: nothing."""
     paths: dict[str, str | None] = {}
     for name in ("output", "shards", "images"):

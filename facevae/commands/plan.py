@@ -22,6 +22,8 @@ from facevae.commands.paths import check_paths, paths_of
 from facevae.config import (
     AttributesConfig,
     EditingConfig,
+    EvaluateConfig,
+    EvaluationConfig,
     ShardsConfig,
     Split,
     TrainConfig,
@@ -90,9 +92,12 @@ def describe_plan(
     if isinstance(config, TrainConfig):
         _check_initial_model(config, is_cluster)
         lines += train_lines(data, config, nodes)
-    if command == "attributes":
+    if command in ("attributes", "evaluate"):
         card = _known(lambda: _read_card(config.model, config, is_cluster), is_cluster)
-        lines += encode_lines(data, config.encoding, None if card is None else card.model, nodes)
+        model = None if card is None else card.model
+        lines += encode_lines(data, config.encoding, model, nodes, command)
+    if command == "evaluate":
+        lines.append(_evaluation_line(data, config.evaluation))
     if command == "quickstart":
         lines += encode_lines(data, config.encoding, config.model, nodes)
         lines.append(_edit_line(config.editing))
@@ -118,6 +123,16 @@ def _edit_line(editing: EditingConfig) -> str:
     )
 
 
+def _evaluation_line(data: Data, evaluation: EvaluationConfig) -> str:
+    images = data.images or {}
+    of_all = f" of {images['val'] + images['test']}" if images else ""
+    return (
+        f"evaluate: {evaluation.decoded}{of_all} held-out images are decoded at the most, and "
+        f"{evaluation.edited} edited at {len(evaluation.strengths)} strengths per attribute; a "
+        f"judge learns from some {evaluation.judge_images} training images"
+    )
+
+
 def _known(read: Callable[[], T], is_cluster: bool) -> T | None:
     """What a function reads; none where it cannot, and the command would run elsewhere."""
     try:
@@ -128,13 +143,13 @@ def _known(read: Callable[[], T], is_cluster: bool) -> T | None:
         return None
 
 
-def _read_data(config: ShardsConfig | TrainConfig | AttributesConfig) -> Data:
+def _read_data(config: ShardsConfig | TrainConfig | AttributesConfig | EvaluateConfig) -> Data:
     """The images of a command: those of its shards, or those that it would make shards of."""
     if not isinstance(config, ShardsConfig) and config.shards is not None:
         manifest = read_manifest(storage.absolute(config.shards))
         images = {split: manifest.rows(split) for split in SPLITS}
         return Data(manifest.image_size, images, len(manifest.shards))
-    assert not isinstance(config, AttributesConfig)
+    assert not isinstance(config, AttributesConfig | EvaluateConfig)
     splits = make_source(config, config.sharding).splits
     counts = Counter(splits)
     shards = len(plan_shards(splits, config.sharding.images_per_shard))
@@ -150,7 +165,7 @@ def _check_initial_model(config: TrainConfig, is_cluster: bool) -> None:
 
 
 def _read_card(
-    name: str, config: AttributesConfig | TrainConfig, is_cluster: bool
+    name: str, config: AttributesConfig | EvaluateConfig | TrainConfig, is_cluster: bool
 ) -> ModelCard | None:
     has_store = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if name.startswith(MLFLOW_MODELS) and not (is_cluster and has_store):

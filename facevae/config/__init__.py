@@ -17,6 +17,7 @@ from facevae.config.commands import (
     AttributesConfig,
     BenchmarkConfig,
     EditConfig,
+    EvaluateConfig,
     QuickstartConfig,
     ShardsConfig,
     SourceConfig,
@@ -25,6 +26,7 @@ from facevae.config.commands import (
 from facevae.config.data import CropBox, LabelEncoding, ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
+from facevae.config.evaluation import EvaluationConfig, JudgeName
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import (
     PRETRAINED,
@@ -45,6 +47,9 @@ __all__ = [
     "EditConfig",
     "EditingConfig",
     "EncodingConfig",
+    "EvaluateConfig",
+    "EvaluationConfig",
+    "JudgeName",
     "LabelEncoding",
     "LossConfig",
     "ModelConfig",

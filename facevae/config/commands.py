@@ -8,6 +8,7 @@ from facevae.config.base import AUTO, ModelName, NotEmpty, Precision, Settings
 from facevae.config.data import ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
+from facevae.config.evaluation import EvaluationConfig
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import LossConfig, ModelConfig, ScalingConfig, TrainingConfig
 
@@ -111,6 +112,28 @@ class EditConfig(Settings):
     )
     vectors: NotEmpty = Field(description="attribute_vectors.h5, or the folder that holds it")
     editing: EditingConfig = Field(EditingConfig())
+    tracking: TrackingConfig = Field(TrackingConfig())
+
+
+class EvaluateConfig(Settings):
+    """`facevae evaluate`: a model and its vectors, measured on held-out images."""
+
+    output: NotEmpty = Field("runs/evaluate", description="folder (or URI) of the measures")
+    shards: NotEmpty = Field(description="folder of shards, whose val and test splits are used")
+    model: NotEmpty = Field(
+        description="trained model: run or checkpoint folder, runs:/<id>/model or "
+        "models:/<name>@<alias>"
+    )
+    vectors: NotEmpty = Field(
+        description="the model's attribute_vectors.h5, or the folder that holds it"
+    )
+    identities: NotEmpty | None = Field(
+        None,
+        description="identity_CelebA.txt, one number per person: intervals of `compare` are then "
+        "over people; none: over images",
+    )
+    evaluation: EvaluationConfig = Field(EvaluationConfig())
+    encoding: EncodingConfig = Field(EncodingConfig())
     tracking: TrackingConfig = Field(TrackingConfig())
 
 
