@@ -53,6 +53,7 @@ from facevae.tracking import (
 )
 
 CLAIM, DETAILS = "evaluation_of.json", "evaluation.json"
+RECONSTRUCTIONS = "reconstructions.png"
 SHOWN = 16
 """faces beside their reconstructions in a picture"""
 MAX_REJECTED = 0.001
@@ -335,7 +336,7 @@ def _draw(config: EvaluateConfig, subject: Subject, measures: Measures, run: Run
     charts = {
         "scores.png": partial(evaluation_plots.score_bars, *bars),
         "kl.png": partial(evaluation_plots.kl_bars, latents.kl_mean(), latents.active_units()),
-        "reconstructions.png": partial(_reconstructions, config, subject),
+        RECONSTRUCTIONS: partial(_reconstructions, config, subject),
     }
     if edits is not None and judge is not None:
         seen = judge.visible()

@@ -40,6 +40,8 @@ from facevae.runs import storage
 from facevae.tracking import MLFLOW_MODELS, model_folder
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+HERE = ("edit", "compare")
+"""commands that are the work of this process alone"""
 T = TypeVar("T")
 
 
@@ -49,7 +51,7 @@ def dry_run(command: str, config: Any) -> list[str]:
     Raises:
         UserError: data, model or settings are wrong, or something does not fit.
     """
-    if command == "edit":
+    if command in HERE:
         return describe_plan(command, config, [])
     connect()
     return describe_plan(command, config, cluster_nodes(), is_cluster=True)
@@ -73,6 +75,9 @@ def describe_plan(
     lines = node_lines(nodes)
     if command == "edit":
         return [*lines, _edit_line(config.editing)]
+    if command == "compare":
+        what = f"compare: {len(config.runs)} evaluations, {config.resamples} resamples"
+        return [*lines, f"{what}, in this process on its CPU; takes nothing of a cluster"]
     if is_cluster:
         check_paths(paths_of(config), len(nodes))
         if isinstance(config, TrainConfig) and config.loss.reconstruction == "perceptual":

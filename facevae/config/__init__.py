@@ -16,6 +16,7 @@ from facevae.config.base import (
 from facevae.config.commands import (
     AttributesConfig,
     BenchmarkConfig,
+    CompareConfig,
     EditConfig,
     EvaluateConfig,
     QuickstartConfig,
@@ -43,6 +44,7 @@ __all__ = [
     "Arithmetic",
     "AttributesConfig",
     "BenchmarkConfig",
+    "CompareConfig",
     "CropBox",
     "EditConfig",
     "EditingConfig",

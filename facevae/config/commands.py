@@ -137,6 +137,33 @@ class EvaluateConfig(Settings):
     tracking: TrackingConfig = Field(TrackingConfig())
 
 
+class CompareConfig(Settings):
+    """`facevae compare`: evaluated models side by side on the same held-out images."""
+
+    output: NotEmpty = Field("runs/compare", description="folder (or URI) of the comparison")
+    runs: tuple[NotEmpty, ...] = Field(
+        min_length=2,
+        description="output folders of `facevae evaluate`, or folders that hold one as `evaluate`; "
+        "may be given as words: facevae compare RUN RUN",
+    )
+    primary: NotEmpty = Field(
+        "auc/mean",
+        description="what models are ranked by: auc/mean, auc/<attribute>, psnr, ssim, "
+        "perceptual_distance, kl/mean or identity_kept/reconstruction",
+    )
+    margin: float | None = Field(
+        None,
+        ge=0,
+        description="a model is better if it surely is by more than this, in units of the primary "
+        "figure; none: what two seeds of one recipe may differ by (0.01 for AUC and SSIM, 0.2 dB)",
+    )
+    resamples: int = Field(
+        1_000, ge=100, le=100_000, description="how often people are drawn anew for the intervals"
+    )
+    seed: int = Field(0, ge=0, description="of the drawing")
+    tracking: TrackingConfig = Field(TrackingConfig())
+
+
 class QuickstartConfig(TrainConfig):
     """`facevae quickstart`: from faces to a smile in one command."""
 

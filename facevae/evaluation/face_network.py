@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facevae.config import EvaluationConfig, JudgeName, LossConfig
+from facevae.config import PRETRAINED, EvaluationConfig, JudgeName, LossConfig
 from facevae.errors import UserError
 from facevae.models.folding import fold_batch_norms
 from facevae.perceptual.network import PerceptualNetwork, build_perceptual_network
@@ -181,6 +181,11 @@ def _is_loss(choice: NetworkChoice, loss: LossConfig) -> bool:
         return False
     if choice.network == "mtcnn_onet" or loss.weights == choice.weights:
         return True
-    # Weights under another name may be the same; those that are gone cannot be compared.
-    path = weights_file(loss)
+    if {loss.weights, choice.weights} <= set(PRETRAINED):
+        return False
+    # A file may hold the same weights; those that are gone cannot be compared.
+    try:
+        path = weights_file(loss)
+    except UserError:
+        return True
     return not path.is_file() or perceptual_weights_digest(loss) == choice.digest

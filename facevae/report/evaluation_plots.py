@@ -3,10 +3,10 @@
 Legend: A attributes, T attributes that are edited, Z latent size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from facevae.report.plots import (
@@ -26,6 +26,7 @@ from facevae.report.plots import (
 
 MAX_DIMENSIONS = int(MAX_INCHES * DOTS_PER_INCH) // 4
 """the most latent dimensions with a bar of their own"""
+MAX_STRIPS = 30
 MAX_WRITTEN = 24
 """a leakage matrix of at most so many columns has its numbers written in it"""
 
@@ -64,7 +65,15 @@ def score_bars(
     colours = [_COLOURS[0] if value >= 0.5 else _COLOURS[1] for value in auc[order]]
     left.barh(rows, auc[order] - 0.5, left=0.5, height=0.72, color=colours)
     for row, value in zip(rows, auc[order], strict=True):
-        left.text(max(value, 0.5) + 0.006, row, f"{value:.3f}", va="center", fontsize=8)
+        inside = value > 0.6  # beyond the bar is where the judge's mark is
+        left.text(
+            0.506 if inside else max(value, 0.5) + 0.006,
+            row,
+            f"{value:.3f}",
+            va="center",
+            fontsize=8,
+            color="white" if inside else _INK,
+        )
     if judge is not None:
         left.scatter(
             judge[order], rows, marker="|", s=60, color=_INK, zorder=3, label="judge, real images"
@@ -158,4 +167,55 @@ def leakage_heatmap(
                           color=colour)  # fmt: skip
     bar = figure.colorbar(picture, ax=axes, shrink=0.6, aspect=24, extend="both")
     bar.outline.set_visible(False)
+    return _rendered(figure)
+
+
+def interval_bars(
+    models: Sequence[tuple[str, int, float, float, float]], figure: str
+) -> Image.Image:
+    """Models as points with their intervals, best on top; models of one rank have one colour.
+
+    Of more than `MAX_NAMED` the best are shown.
+
+    Args:
+        models: label, rank, value and the bounds of its interval, best first.
+        figure: what they are ranked by.
+    """
+    shown = models[:MAX_NAMED]
+    canvas = _figure(8.0, 1.3 + 0.36 * max(len(shown), 3))
+    axes = canvas.add_subplot()
+    ranks = {rank: place for place, rank in enumerate(dict.fromkeys(each[1] for each in shown))}
+    for row, (_, rank, value, low, high) in enumerate(shown):
+        colour = _COLOURS[ranks[rank] % len(_COLOURS)]
+        axes.plot([low, high], [row, row], color=colour, linewidth=4, alpha=0.35)
+        axes.plot(value, row, "o", color=colour, ms=6)
+        axes.annotate(f"{value:.4g}", (high, row), (6, 0), textcoords="offset points",
+                      va="center", fontsize=8)  # fmt: skip
+    labels = [f"{_label(label)}  ({rank})" for label, rank, *_ in shown]
+    axes.set_yticks(range(len(shown)), labels, parse_math=False)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.margins(x=0.12)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="x", color=_FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(f"{figure}, with 95 % intervals; ranks in brackets, one colour is a tie")
+    return _rendered(canvas)
+
+
+def strips(rows: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]) -> Image.Image:
+    """Rows of the same faces above each other, each with its name.
+
+    Of more than `MAX_STRIPS` the first are shown.
+    """
+    shown = dict(list(rows.items())[:MAX_STRIPS])
+    height, width = next(iter(shown.values())).shape[:2]
+    figure = _figure(16.0, 0.3 + len(shown) * 14.0 * height / width)
+    for place, axes in enumerate(np.atleast_1d(figure.subplots(len(shown), 1))):
+        label, picture = list(shown.items())[place]
+        axes.imshow(picture)
+        axes.set_ylabel(_label(label), rotation=0, ha="right", va="center", parse_math=False)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
     return _rendered(figure)
