@@ -7,6 +7,7 @@ the user's is one line and exit code 2. A command ends with one line per metric,
 
 import atexit
 import gc
+import json
 import math
 import signal
 import sys
@@ -45,6 +46,12 @@ COMMANDS = {
     "edit": Command("stored faces and a vector to edited faces", "EditConfig", "edit_faces"),
     "import-facenet": Command(
         "the original's checkpoint to a model", "ImportFacenetConfig", "import_facenet"
+    ),
+    "evaluate": Command(
+        "a VAE and its vectors to measures on held-out images", "EvaluateConfig", "evaluate_model"
+    ),
+    "compare": Command(
+        "evaluated models to a ranking with intervals", "CompareConfig", "compare_models"
     ),
     "benchmark": Command("how fast all of this is here", "BenchmarkConfig", "benchmark"),
     "quickstart": Command(
@@ -93,6 +100,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     try:
         provide_home()
         options = [word for word in arguments if word not in DRY_RUN]
+        if name == "compare":
+            options = _runs_as_option(options)
         config = parse(name, options)
         if len(options) < len(arguments):
             print("\n".join(_plan(name, config)))
@@ -113,6 +122,13 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     for key, value in metrics.items():
         print(f"{key} {value:.6g}" if math.isfinite(value) else f"{key} n/a")
     return 0
+
+
+def _runs_as_option(words: Sequence[str]) -> list[str]:
+    """The options of `compare`, whose runs may be given as words before all others."""
+    count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    runs = [f"--runs={json.dumps(words[:count], ensure_ascii=False)}"] if count else []
+    return [*runs, *words[count:]]
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:

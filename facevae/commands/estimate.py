@@ -195,9 +195,13 @@ def train_lines(data: Data, config: TrainConfig, nodes: Sequence[Node]) -> list[
 
 
 def encode_lines(
-    data: Data, config: EncodingConfig, model: ModelConfig | None, nodes: Sequence[Node]
+    data: Data,
+    config: EncodingConfig,
+    model: ModelConfig | None,
+    nodes: Sequence[Node],
+    title: str = "attributes",
 ) -> list[str]:
-    """What the attribute pass takes; the model is none where it cannot be read.
+    """What a pass of encoders takes; the model is none where it cannot be read.
 
     Raises:
         TooSmallError: as `plan_encoders`.
@@ -210,7 +214,7 @@ def encode_lines(
     if data.shards and data.images:
         shard = math.ceil(sum(data.images.values()) / data.shards)
     reader = READER + 2 * shard * data.bytes_per_image
-    lines = [f"attributes: {actors} encoders of {bundle} each,{_where(plan.labels)}"]
+    lines = [f"{title}: {actors} encoders of {bundle} each,{_where(plan.labels)}"]
     if config.precision == "auto":
         lines.append("precision: auto: bf16 where the encoders have it natively")
     if plan.use_gpu:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from facevae.config import (
     AlignConfig,
     AttributesConfig,
+    EvaluateConfig,
     ImportFacenetConfig,
     Settings,
     ShardsConfig,
@@ -57,7 +58,7 @@ def _absolute(config: Settings, names: Iterable[str]) -> Iterator[tuple[str, str
 
 
 def paths_of(
-    config: AlignConfig | ShardsConfig | TrainConfig | AttributesConfig,
+    config: AlignConfig | ShardsConfig | TrainConfig | AttributesConfig | EvaluateConfig,
 ) -> dict[str, str | None]:
     """What a command reads and writes on all machines, by its option; none: nothing."""
     paths: dict[str, str | None] = {}

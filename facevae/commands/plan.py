@@ -23,6 +23,8 @@ from facevae.commands.paths import check_paths, paths_of
 from facevae.config import (
     AttributesConfig,
     EditingConfig,
+    EvaluateConfig,
+    EvaluationConfig,
     QuickstartConfig,
     ShardsConfig,
     Split,
@@ -41,8 +43,8 @@ from facevae.runs import storage
 from facevae.tracking import MLFLOW_MODELS, model_folder
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-LOCAL = ("edit", "import-facenet")
-"""commands that take nothing of a cluster"""
+HERE = ("edit", "import-facenet", "compare")
+"""commands that are the work of this process alone"""
 T = TypeVar("T")
 
 
@@ -52,7 +54,7 @@ def dry_run(command: str, config: Any) -> list[str]:
     Raises:
         UserError: data, model or settings are wrong, or something does not fit.
     """
-    if command in LOCAL:
+    if command in HERE:
         return describe_plan(command, config, [])
     connect()
     return describe_plan(command, config, cluster_nodes(), is_cluster=True)
@@ -78,6 +80,9 @@ def describe_plan(
         return [*lines, _edit_line(config.editing)]
     if command == "import-facenet":
         return [*lines, "import-facenet: in this process on its CPU; takes nothing of a cluster"]
+    if command == "compare":
+        what = f"compare: {len(config.runs)} evaluations, {config.resamples} resamples"
+        return [*lines, f"{what}, in this process on its CPU; takes nothing of a cluster"]
     if is_cluster:
         check_paths(paths_of(config), len(nodes))
         if isinstance(config, TrainConfig) and config.loss.reconstruction == "perceptual":
@@ -101,9 +106,12 @@ def describe_plan(
     if isinstance(config, TrainConfig):
         _check_initial_model(config, is_cluster)
         lines += train_lines(data, config, nodes)
-    if command == "attributes":
+    if command in ("attributes", "evaluate"):
         card = _known(lambda: _read_card(config.model, config, is_cluster), is_cluster)
-        lines += encode_lines(data, config.encoding, None if card is None else card.model, nodes)
+        model = None if card is None else card.model
+        lines += encode_lines(data, config.encoding, model, nodes, command)
+    if command == "evaluate":
+        lines.append(_evaluation_line(data, config.evaluation))
     if command == "quickstart":
         lines += encode_lines(data, config.encoding, config.model, nodes)
         lines.append(_edit_line(config.editing))
@@ -129,6 +137,16 @@ def _edit_line(editing: EditingConfig) -> str:
     )
 
 
+def _evaluation_line(data: Data, evaluation: EvaluationConfig) -> str:
+    images = data.images or {}
+    of_all = f" of {images['val'] + images['test']}" if images else ""
+    return (
+        f"evaluate: {evaluation.decoded}{of_all} held-out images are decoded at the most, and "
+        f"{evaluation.edited} edited at {len(evaluation.strengths)} strengths per attribute; a "
+        f"judge learns from some {evaluation.judge_images} training images"
+    )
+
+
 def _known(read: Callable[[], T], is_cluster: bool) -> T | None:
     """What a function reads; none where it cannot, and the command would run elsewhere."""
     try:
@@ -139,13 +157,13 @@ def _known(read: Callable[[], T], is_cluster: bool) -> T | None:
         return None
 
 
-def _read_data(config: ShardsConfig | TrainConfig | AttributesConfig) -> Data:
+def _read_data(config: ShardsConfig | TrainConfig | AttributesConfig | EvaluateConfig) -> Data:
     """The images of a command: those of its shards, or those that it would make shards of."""
     if not isinstance(config, ShardsConfig) and config.shards is not None:
         manifest = read_manifest(storage.absolute(config.shards))
         images = {split: manifest.rows(split) for split in SPLITS}
         return Data(manifest.image_size, images, len(manifest.shards))
-    assert not isinstance(config, AttributesConfig)
+    assert not isinstance(config, AttributesConfig | EvaluateConfig)
     source = make_source(config, config.sharding)
     if isinstance(config, QuickstartConfig):
         check_source(source, config.editing)
@@ -164,7 +182,7 @@ def _check_initial_model(config: TrainConfig, is_cluster: bool) -> None:
 
 
 def _read_card(
-    name: str, config: AttributesConfig | TrainConfig, is_cluster: bool
+    name: str, config: AttributesConfig | EvaluateConfig | TrainConfig, is_cluster: bool
 ) -> ModelCard | None:
     has_store = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if name.startswith(MLFLOW_MODELS) and not (is_cluster and has_store):

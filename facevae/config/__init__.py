@@ -19,7 +19,9 @@ from facevae.config.commands import (
     AlignConfig,
     AttributesConfig,
     BenchmarkConfig,
+    CompareConfig,
     EditConfig,
+    EvaluateConfig,
     ImagesConfig,
     ImportFacenetConfig,
     QuickstartConfig,
@@ -30,6 +32,7 @@ from facevae.config.commands import (
 from facevae.config.data import CropBox, FileNames, LabelEncoding, ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
+from facevae.config.evaluation import EvaluationConfig, JudgeName
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import (
     PRETRAINED,
@@ -48,14 +51,18 @@ __all__ = [
     "Arithmetic",
     "AttributesConfig",
     "BenchmarkConfig",
+    "CompareConfig",
     "CropBox",
     "EditConfig",
     "EditingConfig",
     "EncodingConfig",
+    "EvaluateConfig",
+    "EvaluationConfig",
     "FacenetModelName",
     "FileNames",
     "ImagesConfig",
     "ImportFacenetConfig",
+    "JudgeName",
     "LabelEncoding",
     "LossConfig",
     "ModelConfig",

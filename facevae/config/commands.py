@@ -9,6 +9,7 @@ from facevae.config.base import AUTO, FacenetModelName, ModelName, NotEmpty, Pre
 from facevae.config.data import FileNames, LabelEncoding, ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
+from facevae.config.evaluation import EvaluationConfig
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import LossConfig, ModelConfig, ScalingConfig, TrainingConfig
 
@@ -193,6 +194,55 @@ class ImportFacenetConfig(Settings):
     model: FacenetModelName | None = Field(
         None, description="architecture of the checkpoint; none: the one that its variables fit"
     )
+    tracking: TrackingConfig = Field(TrackingConfig())
+
+
+class EvaluateConfig(Settings):
+    """`facevae evaluate`: a model and its vectors, measured on held-out images."""
+
+    output: NotEmpty = Field("runs/evaluate", description="folder (or URI) of the measures")
+    shards: NotEmpty = Field(description="folder of shards, whose val and test splits are used")
+    model: NotEmpty = Field(
+        description="trained model: run or checkpoint folder, runs:/<id>/model or "
+        "models:/<name>@<alias>"
+    )
+    vectors: NotEmpty = Field(
+        description="the model's attribute_vectors.h5, or the folder that holds it"
+    )
+    identities: NotEmpty | None = Field(
+        None,
+        description="identity_CelebA.txt, one number per person: intervals of `compare` are then "
+        "over people; none: over images",
+    )
+    evaluation: EvaluationConfig = Field(EvaluationConfig())
+    encoding: EncodingConfig = Field(EncodingConfig())
+    tracking: TrackingConfig = Field(TrackingConfig())
+
+
+class CompareConfig(Settings):
+    """`facevae compare`: evaluated models side by side on the same held-out images."""
+
+    output: NotEmpty = Field("runs/compare", description="folder (or URI) of the comparison")
+    runs: tuple[NotEmpty, ...] = Field(
+        min_length=2,
+        description="output folders of `facevae evaluate`, or folders that hold one as `evaluate`; "
+        "may be given as words: facevae compare RUN RUN",
+    )
+    primary: NotEmpty = Field(
+        "auc/mean",
+        description="what models are ranked by: auc/mean, auc/<attribute>, psnr, ssim, "
+        "perceptual_distance, kl/mean or identity_kept/reconstruction",
+    )
+    margin: float | None = Field(
+        None,
+        ge=0,
+        description="a model is better if it surely is by more than this, in units of the primary "
+        "figure; none: what two seeds of one recipe may differ by (0.01 for AUC and SSIM, 0.2 dB)",
+    )
+    resamples: int = Field(
+        1_000, ge=100, le=100_000, description="how often people are drawn anew for the intervals"
+    )
+    seed: int = Field(0, ge=0, description="of the drawing")
     tracking: TrackingConfig = Field(TrackingConfig())
 
 

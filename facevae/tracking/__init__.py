@@ -12,6 +12,7 @@ from facevae.tracking.models import (
     model_folder,
     set_model,
     trained_by,
+    training_loss,
 )
 from facevae.tracking.run import (
     NODES_TAG,
@@ -42,4 +43,5 @@ __all__ = [
     "start_run",
     "store_uri",
     "trained_by",
+    "training_loss",
 ]

@@ -17,10 +17,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.models import set_model as set_model
 from mlflow.types import Schema, TensorSpec
+from pydantic import ValidationError
 
 import facevae
 from facevae import pixels
-from facevae.config import TrackingConfig
+from facevae.config import LossConfig, TrackingConfig
 from facevae.errors import UserError
 from facevae.models.checkpoint import CARD, ModelCard, load_model, read_card
 from facevae.runs import storage
@@ -31,6 +32,8 @@ from facevae.tracking.store import RunId, may_write, store_uri
 
 MODEL_NAME = "model"
 CHECKPOINT = "checkpoint"
+TRAINING_CLAIM = "config.json"
+"""the file of a training's output folder that has its settings"""
 MLFLOW_MODELS = ("runs:/", "models:/")
 """what the name of a model begins with that MLflow knows, and that is no path"""
 MODEL_DIGEST_TAG = "facevae.model_digest"
@@ -159,12 +162,51 @@ def _global_store(uri: str) -> Iterator[None]:
 
 def trained_by(model: str, card: ModelCard) -> RunId | None:
     """The training run of a model that is named by a folder; none if its store is not known."""
+    found = _training_folder(model, card)
+    return None if found is None else read_run_id(found)
+
+
+def training_loss(
+    model: str, card: ModelCard, config: TrackingConfig, output: str
+) -> LossConfig | None:
+    """The loss that a model was trained with; none if its training's settings are not known here.
+
+    They are looked up in the folder of the training run, or in MLflow for a model that is named by
+    it.
+
+    Args:
+        model: its name, as in `model_folder`.
+        card: its.
+        config: where to look up MLflow's names.
+        output: the output folder of the command.
+    """
+    settings: Any = None
+    if model.startswith(MLFLOW_MODELS):
+        prepare()
+        with contextlib.suppress(MlflowException, OSError):
+            params = MlflowClient(store_uri(config, output)).get_run(card.run_id).data.params
+            names = ("reconstruction", "network", "weights")
+            if all(f"loss.{name}" in params for name in names):
+                settings = {name: params[f"loss.{name}"] for name in names}
+    elif (folder := _training_folder(model, card)) is not None:
+        uri = storage.join(folder, TRAINING_CLAIM)
+        settings = storage.read_json(uri).get("loss") if storage.exists(uri) else None
+    try:
+        return None if settings is None else LossConfig(**settings)
+    except (TypeError, ValidationError):  # of another version
+        return None
+
+
+def _training_folder(model: str, card: ModelCard) -> str | None:
+    """The output folder of the training run of a model that is named by a folder."""
+    if model.startswith(MLFLOW_MODELS):
+        return None
     folder = storage.absolute(model)
     above = storage.parent(folder)
     for place in (folder, above, storage.parent(above), storage.join(folder, "train")):
         run = read_run_id(place)
         if run is not None and run.run_id == card.run_id:
-            return run
+            return place
     return None
 
 
