@@ -12,7 +12,7 @@ from facevae.config.encoding import EncodingConfig
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import LossConfig, ModelConfig, ScalingConfig, TrainingConfig
 
-Case = Literal["training", "agreement", "attributes", "sharding", "resume", "start"]
+Case = Literal["training", "agreement", "attributes", "sharding", "alignment", "resume", "start"]
 BenchmarkLoss = Literal["facenet", "onet"]
 
 
