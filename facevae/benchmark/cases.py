@@ -14,8 +14,9 @@ import torch
 
 from facevae.attributes.encode import plan_encoders
 from facevae.attributes.hdf5 import VECTORS
-from facevae.benchmark import agreement, encoding_rate, shard_rate, step_rate
+from facevae.benchmark import agreement, alignment_rate, encoding_rate, shard_rate, step_rate
 from facevae.benchmark.agreement import Vectors
+from facevae.benchmark.alignment_rate import Photographs, write_photographs
 from facevae.benchmark.bench import Bench
 from facevae.benchmark.encoding_rate import Images
 from facevae.benchmark.resume import (
@@ -29,7 +30,16 @@ from facevae.benchmark.shard_rate import Faces
 from facevae.benchmark.step_rate import Steps
 from facevae.benchmark.tasks import in_fresh_process
 from facevae.benchmark.watched_command import Watched, run_command
-from facevae.config import AttributesConfig, EditConfig, EncodingConfig, ModelName, TrainConfig
+from facevae.config import (
+    AlignConfig,
+    AttributesConfig,
+    EditConfig,
+    EncodingConfig,
+    ModelName,
+    PartsConfig,
+    TrainConfig,
+)
+from facevae.data.detector_actors import plan_detectors
 from facevae.data.shard_files import read_manifest
 from facevae.errors import UserError
 from facevae.ray_cluster.nodes import cluster_nodes
@@ -51,6 +61,9 @@ UNUSED = "unused"
 ROWS_LEFT_OUT = 2
 """how many of a training's first logged rates do not count"""
 TRAINING_FACES, SHARDING_FACES = 4_000, 4_000
+ALIGNED_PHOTOGRAPHS = (24, 96)
+LOOPED_PHOTOGRAPHS = 12
+"""photographs that the plain loop searches"""
 BARE_SHARDS = 32
 """shards of the attribute pass that the bare loop takes"""
 
@@ -232,6 +245,46 @@ def sharding_case(bench: Bench) -> Measured:
         "share_of_bare_loop": ratios(rates["ours"], rates["bare_loop"]),
         "seconds_to_first_shard": [each.of("shards")[0].seconds for each in watched],
         **_use(watched, SHARDING_FACES),
+    }
+
+
+def alignment_case(bench: Bench) -> Measured:
+    """Faces in photographs of 12 megapixels: a loop of `MTCNN.detect`, and Ray; few and many."""
+    few, many = ALIGNED_PHOTOGRAPHS
+    plan, cpus = plan_detectors(PartsConfig(), cluster_nodes()), _cpus()
+    folders = {each: bench.folder / "photographs" / str(each) for each in (few, many)}
+    for each, folder in folders.items():
+        write_photographs(folder, each)
+    watched: dict[int, list[Watched]] = {few: [], many: []}
+
+    def through_ray(photographs: int) -> float:
+        config = AlignConfig(
+            output=bench.fresh("align"),
+            images=str(folders[photographs]),
+            parts={"images": 4},
+            tracking=bench.tracking,
+        )
+        watched[photographs].append(bench.run("align", config))
+        return _steady_rate(watched[photographs][-1], "align", plan.actors.actors)
+
+    some = Photographs(str(folders[few]), min(few, LOOPED_PHOTOGRAPHS), cpus)
+    gpus = float(plan.actors.use_gpu)
+    rates = in_turn(
+        {
+            "bare_loop": in_fresh_process(alignment_rate.plain_loop, some, cpus, gpus),
+            "ours_few": partial(through_ray, few),
+            "ours": partial(through_ray, many),
+        },
+        bench.config.rounds,
+        log,
+    )
+    of_few, of_many = _use(watched[few], few), _use(watched[many], many)
+    grown = ratios(of_many["worker_megabytes"], of_few["worker_megabytes"])
+    return {
+        **rates,
+        "times_bare_loop": ratios(rates["ours"], rates["bare_loop"]),
+        "memory_of_many_over_few": grown,
+        **of_many,
     }
 
 

@@ -1,9 +1,8 @@
 """`align`: photographs to faces, found and cut out."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice
 
 from PIL import Image
 
@@ -87,15 +86,8 @@ def _align(
     metrics = _metrics(result, time.perf_counter() - started)
     run.dataset("aligned", parts_digest(result.parts), "written")
     run.metrics(0, metrics)
-    if result.photographs["no_face"]:
-        lost = photographs_of(config.output, result.parts, "no_face")
-        title = (
-            f"no face found: {result.photographs['no_face']:,} of {int(metrics['photographs']):,}"
-        )
-        draw = partial(lost_faces, source.load, lost, title)
-        sheet = save_or_warn(draw, storage.join(config.output, LOST_FACES))
-        if sheet is not None:
-            run.picture(LOST_FACES, sheet)
+    lost = list(photographs_of(config.output, result.parts, "no_face"))
+    show_lost_faces(config.output, source.load, lost, run)
     return metrics
 
 
@@ -111,10 +103,21 @@ def _metrics(result: AlignmentResult, seconds: float) -> Metrics:
     }
 
 
-def lost_faces(load: Callable[[str], Image.Image], lost: Iterable[str], title: str) -> Image.Image:
-    """The sheet of the first photographs without a face, small and with their names."""
-    named = {}
-    for name in islice(lost, MOST_LOST):
-        named[name] = load(name)
-        named[name].thumbnail((THUMBNAIL, THUMBNAIL), reducing_gap=3.0)
-    return named_sheet(named, title)
+def show_lost_faces(
+    folder: str, load: Callable[[str], Image.Image], lost: Sequence[str], run: Run
+) -> None:
+    """Draw the sheet of the photographs without a face, if there are any, for folder and run."""
+    if not lost:
+        return
+
+    def draw() -> Image.Image:
+        named: dict[str, Image.Image] = {}
+        for name in lost[:MOST_LOST]:
+            named[name] = load(name)
+            named[name].thumbnail((THUMBNAIL, THUMBNAIL), reducing_gap=3.0)
+        shown = f", the first {MOST_LOST}" if lost[MOST_LOST:] else ""
+        return named_sheet(named, f"no face found: {len(lost):,} photographs{shown}")
+
+    sheet = save_or_warn(draw, storage.join(folder, LOST_FACES))
+    if sheet is not None:
+        run.picture(LOST_FACES, sheet)

@@ -32,6 +32,7 @@ ALONE = {
     "agreement": cases.agreement_case,
     "attributes": cases.attributes_case,
     "sharding": cases.sharding_case,
+    "alignment": cases.alignment_case,
     "resume": cases.resume_case,
     "start": cases.start_case,
 }

@@ -13,7 +13,7 @@ from facevae.config.evaluation import EvaluationConfig
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import LossConfig, ModelConfig, ScalingConfig, TrainingConfig
 
-Case = Literal["training", "agreement", "attributes", "sharding", "resume", "start"]
+Case = Literal["training", "agreement", "attributes", "sharding", "alignment", "resume", "start"]
 BenchmarkLoss = Literal["facenet", "onet"]
 
 

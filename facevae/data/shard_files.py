@@ -325,6 +325,12 @@ def write_quarantine(folder: str, quarantined: list[Quarantined]) -> None:
         path.write_text(text.getvalue(), encoding="utf-8")
 
 
+def read_quarantine(folder: str) -> list[Quarantined]:
+    """The faces that `quarantine.csv` lists."""
+    text = storage.read_bytes(storage.join(folder, "quarantine.csv")).decode()
+    return [Quarantined(*row) for row in list(csv.reader(io.StringIO(text)))[1:]]
+
+
 def reasons(quarantined: list[Quarantined]) -> dict[str, int]:
     """How many faces were quarantined for each reason, the most frequent first."""
     return dict(Counter(face.reason for face in quarantined).most_common())

@@ -168,6 +168,8 @@ def test_shards_of_aligned_faces(labelled, tmp_path):
     config = shards_of(labelled, tmp_path / "out", align=True, alignment={"framing": "celeba"})
     metrics = shard_faces(config)
     assert metrics["images"] == 9
+    assert metrics["found"] == 0.9
+    assert (tmp_path / "out" / LOST_FACES).exists()
     manifest = read_manifest(config.output)
     assert manifest.quarantined == {"no face": 1}
     alignment = AlignmentConfig(**manifest.preprocessing["alignment"])

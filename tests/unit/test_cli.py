@@ -365,3 +365,24 @@ def test_hostile_settings_are_one_clear_line(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as refused:
         parse("train", [f"--config={file}", "--output=out"])
     assert "\n" not in str(refused.value)
+
+
+def test_a_switch_needs_no_value():
+    assert not parse("shards", []).sharding.align
+    assert parse("shards", ["--align", "--output", "x"]).sharding.align
+    assert parse("shards", ["--sharding.align"]).sharding.align
+    assert not parse("shards", ["--align=false"]).sharding.align
+    assert parse("train", ["--align", "true"]).sharding.align
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--sharding.crop", "celeba"], "crop celeba is of CelebA's aligned images"),
+        (["--sharding.alignment.all_faces"], "with align an image has one face"),
+        (["--sharding.alignment.no_face", "fail"], "with align an image has one face"),
+        (["--sharding.alignment.thresholds", "[0.6, 0.7, 2]"], "sharding.alignment.thresholds"),
+    ],
+)
+def test_what_does_not_go_with_aligned_shards_is_refused(capsys, options, found):
+    assert found in mistake(capsys, "shards", "--align", *options)
