@@ -1,7 +1,7 @@
 """A GPU that is not there: torch's fake tensors have a device, refuse to mix two, and hold no data.
 
-What happens before a kernel is real: which operators are called, on which device, in which precision
-and shape, which memory they hold, and where the host waits for the device.
+What happens before a kernel is real: which operators are called, on which device, in which
+precision and shape, which memory they hold, and where the host waits for the device.
 
     with fake_gpu():
         trainer = build_trainer(config, GPU)

@@ -18,6 +18,7 @@ from facevae.benchmark import agreement, encoding_rate, shard_rate, step_rate
 from facevae.benchmark.agreement import Vectors
 from facevae.benchmark.bench import Bench
 from facevae.benchmark.encoding_rate import Images
+from facevae.benchmark.face_network import WIKI_LAYERS
 from facevae.benchmark.resume import (
     Trainings,
     seconds_a_step,
@@ -39,7 +40,6 @@ from facevae.runs.progress import log
 from facevae.training.checkpoint_manager import CheckpointManager
 
 Measured = dict[str, list[float]]
-WIKI_LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
 LOSSES = {"facenet": 160, "onet": 64}
 """the perceptual losses that are measured, and the size of the images that their networks see"""
 LOSS_SETTINGS: dict[str, dict[str, object]] = {
@@ -69,7 +69,7 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
             shards, bench.fresh("train"), scaling={"workers": workers}, **settings
         )
         ours[workers].append((mine, bench.run("train", mine)))
-        return statistics.median(_logged(mine, "train/images_per_second"))
+        return statistics.median(logged(mine, "train/images_per_second"))
 
     gpus = plan.resources().get("GPU", 0.0)
 
@@ -99,7 +99,7 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
         "two_workers_over_one": ratios(rates["ours_two_workers"], rates["ours"]),
         "two_workers_share_of_ceiling": ratios(rates["ours_two_workers"], rates["ceiling"]),
         "waiting_for_data": [
-            statistics.median(_logged(mine, "train/waiting_for_data")) for mine, _ in ours[1]
+            statistics.median(logged(mine, "train/waiting_for_data")) for mine, _ in ours[1]
         ],
         "seconds_to_first_step": [
             _start(each, "train", config.training.global_batch_size / rate)
@@ -318,7 +318,7 @@ def _few_shards(bench: Bench) -> str:
     return bench.shards(TRAINING_FACES, LOSSES["onet"])
 
 
-def _logged(config: TrainConfig, name: str) -> list[float]:
+def logged(config: TrainConfig, name: str) -> list[float]:
     """A logged value of a finished training, its first rows left out."""
     state = CheckpointManager(storage.absolute(config.output), config.training).newest()
     assert state is not None

@@ -14,8 +14,8 @@ from facevae.training.step import ALONE, Criterion, Rank, Trainer
 # Gradients are added up in buckets, in an order that depends on a gradient's place in its bucket.
 # DDP makes new buckets after its first step, so that a step after a resume would differ in its last
 # bits from the same step of a run that went on; while it looks for unused parameters it does not.
-# Buffers need no broadcast before each step: nothing reads batch-norm statistics while it trains, and
-# rank 0, whose are kept, never took over another's.
+# Buffers need no broadcast before each step: no training pass reads batch-norm statistics, and rank
+# 0, whose are kept, takes over no other's.
 DATA_PARALLEL = {
     "gradient_as_bucket_view": True,
     "find_unused_parameters": True,

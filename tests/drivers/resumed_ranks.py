@@ -2,8 +2,8 @@
 
     resumed_ranks.py FOLDER RANKS
 
-Prints the digest of the weights and batch-norm statistics of each. Ranks are forked before torch does anything, so that it is
-imported once.
+Prints the digest of the weights and batch-norm statistics of each. Ranks are forked before torch
+does anything, so that it is imported once.
 """
 
 import hashlib

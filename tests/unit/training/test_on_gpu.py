@@ -6,7 +6,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
