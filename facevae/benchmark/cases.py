@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,11 +31,19 @@ from facevae.benchmark.shard_rate import Faces
 from facevae.benchmark.step_rate import Steps
 from facevae.benchmark.tasks import in_fresh_process
 from facevae.benchmark.watched_command import Watched, run_command
-from facevae.config import AttributesConfig, EditConfig, EncodingConfig, ModelName, TrainConfig
+from facevae.config import (
+    Arithmetic,
+    AttributesConfig,
+    EditConfig,
+    EncodingConfig,
+    ModelName,
+    ScalingConfig,
+    TrainConfig,
+)
 from facevae.data.shard_files import read_manifest
-from facevae.errors import UserError
+from facevae.errors import TooSmallError, UserError
 from facevae.ray_cluster.nodes import cluster_nodes
-from facevae.ray_cluster.placement import plan_workers
+from facevae.ray_cluster.placement import WorkerPlan, plan_workers
 from facevae.runs import storage
 from facevae.runs.progress import log
 from facevae.training.checkpoint_manager import CheckpointManager
@@ -55,12 +64,21 @@ BARE_SHARDS = 32
 """shards of the attribute pass that the bare loop takes"""
 
 
-def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
-    """Training of a model: unoptimised, its ceiling, a bare loop, and Ray with 1 and 2 workers."""
+def training_case(
+    bench: Bench, model: ModelName, loss: str, precision: Arithmetic | None = None
+) -> Measured:
+    """Training of a model: unoptimised, its ceiling, a bare loop, and Ray with 1 and 2 workers.
+
+    The unoptimised step is in fp32 always. Without a precision it is that of the benchmark. Two
+    workers are left out where they would train on other processors than one.
+    """
     shards = bench.shards(TRAINING_FACES, LOSSES[loss])
-    settings = {"model": {"name": model}, "loss": _loss(bench, loss)}
+    settings: dict[str, Any] = {"model": {"name": model}, "loss": _loss(bench, loss)}
+    if precision is not None:
+        settings["training"] = {"precision": precision}
     config = bench.train_config(shards, bench.fresh("train"), **settings)
     plan = plan_workers(config.scaling, cluster_nodes())
+    has_two = _fits_twice(plan)
     steps = Steps(config, shards, plan.threads, max(4, bench.config.steps // 4))
     ours: dict[int, list[tuple[TrainConfig, Watched]]] = {1: [], 2: []}
 
@@ -82,8 +100,11 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
         "ceiling": alone(step_rate.ceiling),
         "bare_loop": alone(step_rate.bare_loop),
         "ours": partial(through_ray, 1),
-        "ours_two_workers": partial(through_ray, 2),
     }
+    if has_two:
+        measures["ours_two_workers"] = partial(through_ray, 2)
+    else:
+        log("benchmark: two workers are left out: this cluster has no room for them, or one GPU")
     rates = in_turn(measures, bench.config.rounds, log)
     watched = [each for _, each in ours[1]]
     operations = alone(step_rate.operations_per_image)()
@@ -96,8 +117,7 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
         "times_unoptimised": ratios(rates["ours"], rates["unoptimised"]),
         "share_of_ceiling": ratios(rates["ours"], rates["ceiling"]),
         "share_of_bare_loop": ratios(rates["ours"], rates["bare_loop"]),
-        "two_workers_over_one": ratios(rates["ours_two_workers"], rates["ours"]),
-        "two_workers_share_of_ceiling": ratios(rates["ours_two_workers"], rates["ceiling"]),
+        **(_of_two_workers(rates) if has_two else {}),
         "waiting_for_data": [
             statistics.median(logged(mine, "train/waiting_for_data")) for mine, _ in ours[1]
         ],
@@ -106,6 +126,21 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
             for each, rate in zip(watched, rates["ours"], strict=True)
         ],
         **_use(watched, config.training.steps * config.training.global_batch_size),
+    }
+
+
+def _fits_twice(plan: WorkerPlan) -> bool:
+    """Whether two workers have room, on GPUs if one worker is on a GPU."""
+    try:
+        return plan_workers(ScalingConfig(workers=2), cluster_nodes()).use_gpu == plan.use_gpu
+    except TooSmallError:
+        return False
+
+
+def _of_two_workers(rates: Measured) -> Measured:
+    return {
+        "two_workers_over_one": ratios(rates["ours_two_workers"], rates["ours"]),
+        "two_workers_share_of_ceiling": ratios(rates["ours_two_workers"], rates["ceiling"]),
     }
 
 
