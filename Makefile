@@ -6,6 +6,7 @@
 # fuzz: FUZZ_INPUTS damaged files (50,000 in some minutes) through every reader, and a table of it
 # killed-pass: the attribute pass over FACES (20,000) faces, an actor killed every KILL_EVERY seconds
 # bench: how fast it is here, as ratios measured side by side; BENCH="--rounds 3" adds options
+# gpu-check: a table of what this machine's GPU does for facevae, in under five minutes
 # image: installs the packages of the image in a fresh environment, and looks at them
 # clean: removes .venv and the tools' caches; results in runs/ stay
 # chaos: CHAOS_SCHEDULES schedules of kills and outages (20 in half an hour) over the whole pipeline on
@@ -20,7 +21,7 @@ SIDE_BY_SIDE := tests/unit tests/fuzz
 # One thread for each process: else each takes every core, and they wait for one another.
 PYTEST_SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-.PHONY: setup demo quick test check long static bench fuzz killed-pass chaos image clean
+.PHONY: setup demo quick test check long static bench gpu-check fuzz killed-pass chaos image clean
 
 setup: $(INSTALLED)
 
@@ -71,6 +72,9 @@ killed-pass: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/facevae benchmark --config configs/benchmark.yaml $(BENCH)
+
+gpu-check: $(INSTALLED)
+	$(BIN)/python -m facevae.benchmark.gpu_check $(GPU_CHECK)
 
 CHAOS_SCHEDULES ?= 20
 CHAOS_SEED ?= 0

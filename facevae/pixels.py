@@ -109,25 +109,41 @@ def crop_and_resize(image: Image.Image, crop: CropBox | None, size: int) -> Imag
 def _per_channel(
     values: tuple[float, float, float], images: Float[Tensor, "B 3 H W"]
 ) -> Float[Tensor, "3 1 1"]:
-    return images.new_tensor(values).view(3, 1, 1)
+    return _channel_constant(values, images.dtype, images.device)
 
 
 def _resize_matrix(
     side: int, size: int, method: ResizeMethod, like: Tensor
 ) -> Float[Tensor, "{size} {side}"]:
-    """What a resized column is of a column of `side` pixels: resizing is linear and separable."""
-    build = _tf1_matrix if method == "tf1" else _bilinear_matrix
-    return build(side, size).to(like)
+    return _matrix_constant(side, size, method, like.dtype, like.device)
+
+
+# Constants stay on the device that uses them: to copy one there, the host waits for all that the
+# device has still to do. One that is made in inference mode would be of no use to training.
+@lru_cache
+def _channel_constant(
+    values: tuple[float, float, float], dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "3 1 1"]:
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
 
 
 @lru_cache
+def _matrix_constant(
+    side: int, size: int, method: ResizeMethod, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "{size} {side}"]:
+    """What a resized column is of a column of `side` pixels: resizing is linear and separable."""
+    build = _tf1_matrix if method == "tf1" else _bilinear_matrix
+    with torch.inference_mode(False):
+        return build(side, size).to(device, dtype)
+
+
 def _bilinear_matrix(side: int, size: int) -> Float[Tensor, "{size} {side}"]:
     """Enlarging needs no antialiasing: the result is the same."""
     unit = torch.eye(side, dtype=torch.float64)[None]
     return F.interpolate(unit, size, mode="linear", align_corners=False)[0].T
 
 
-@lru_cache
 def _tf1_matrix(side: int, size: int) -> Float[Tensor, "{size} {side}"]:
     """Bilinear samples at `destination * scale`: no half-pixel centres, no antialiasing.
 

@@ -16,6 +16,7 @@ from facevae.attributes.vectors import LatentBatch
 from facevae.data.shard_files import Manifest, matrix, read_columns, values
 from facevae.errors import refuse_damaged
 from facevae.models import VAE
+from facevae.models.transfer import to_device
 from facevae.pixels import model_input
 from facevae.runs import storage
 
@@ -41,6 +42,7 @@ def encode_pixels(
 
     The last batch is filled up: kernels choose their order of summation by the batch's shape, and
     with one shape only an image has the same latent, bit for bit, in whatever batch it comes.
+    The host waits for a GPU once, at the end.
     """
     assert not vae.training, "batch norm must use its running statistics"
     device = next(vae.parameters()).device
@@ -49,12 +51,12 @@ def encode_pixels(
         batch = stored[start : start + batch_size]
         filled = np.zeros((batch_size, *stored.shape[1:]), np.uint8)
         filled[: len(batch)] = batch
-        images = torch.from_numpy(filled).to(device)
+        images = to_device(torch.from_numpy(filled), device)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             posterior = vae.encode(model_input(images, vae.image_size, vae.resize_method))
-        means.append(posterior.mean[: len(batch)].float().cpu().numpy())
-        variances.append(posterior.log_variance[: len(batch)].float().exp().cpu().numpy())
-    return Posteriors(np.concatenate(means), np.concatenate(variances))
+        means.append(posterior.mean[: len(batch)].float())
+        variances.append(posterior.log_variance[: len(batch)].float().exp())
+    return Posteriors(torch.cat(means).cpu().numpy(), torch.cat(variances).cpu().numpy())
 
 
 def latents_uri(folder: str, shard: str) -> str:

@@ -86,6 +86,7 @@ def vector_difference(done: Vectors) -> float:
 def _first_step(steps: Steps) -> tuple[Tensor, Tensor, Trainer, PlainLoss]:
     """Our loss of one batch and the plain one, differentiable, and what computed them."""
     torch.set_num_threads(steps.threads)
+    torch.backends.cudnn.allow_tf32 = False  # else fp32 convolutions of a GPU have 10 bits
     trainer, plain = build_trainer(steps.config, device()), PlainLoss(steps.config).to(device())
     stored, training = resident_batch(steps), steps.config.training
     draws = step_noise(

@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
-from facenet_pytorch.models.inception_resnet_v1 import InceptionResnetV1
-from safetensors.torch import save_file
-from torch import nn
 
+from facevae.benchmark.face_network import random_face_network
 from facevae.benchmark.watched_command import Moment, Watched, run_command
 from facevae.config import BenchmarkConfig, Settings, ShardsConfig, TrainConfig
-from facevae.runs import storage
 
 LOGGED_ROWS = 8
 """logged rates of one training"""
@@ -63,20 +59,8 @@ class Bench:
         )
 
     def face_network(self) -> str:
-        """A file of random FaceNet weights: speed does not depend on them."""
-        file = self.folder / "facenet-random.safetensors"
-        if not file.exists():
-            torch.manual_seed(0)
-            network = InceptionResnetV1()
-            state = network.state_dict()
-            for name, values in state.items():  # else merging batch norms would change nothing
-                if name.endswith(("running_var", "bn.weight")):
-                    nn.init.uniform_(values, 0.5, 1.5)
-                elif name.endswith(("running_mean", "bn.bias")):
-                    nn.init.uniform_(values, -0.2, 0.2)
-            with storage.atomic_file(str(file)) as path:
-                save_file(state, path)
-        return str(file)
+        """A file of random FaceNet weights."""
+        return random_face_network(self.folder)
 
     def train_config(self, shards: str, output: str, **changes: Any) -> TrainConfig:
         """A short training of `steps` steps that logs `LOGGED_ROWS` rates and little else."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from facevae.benchmark.agreement import Vectors
 from facevae.benchmark.alignment_rate import Photographs, write_photographs
 from facevae.benchmark.bench import Bench
 from facevae.benchmark.encoding_rate import Images
+from facevae.benchmark.face_network import WIKI_LAYERS
 from facevae.benchmark.resume import (
     Trainings,
     seconds_a_step,
@@ -32,24 +34,25 @@ from facevae.benchmark.tasks import in_fresh_process
 from facevae.benchmark.watched_command import Watched, run_command
 from facevae.config import (
     AlignConfig,
+    Arithmetic,
     AttributesConfig,
     EditConfig,
     EncodingConfig,
     ModelName,
     PartsConfig,
+    ScalingConfig,
     TrainConfig,
 )
 from facevae.data.detector_actors import plan_detectors
 from facevae.data.shard_files import read_manifest
-from facevae.errors import UserError
+from facevae.errors import TooSmallError, UserError
 from facevae.ray_cluster.nodes import cluster_nodes
-from facevae.ray_cluster.placement import plan_workers
+from facevae.ray_cluster.placement import WorkerPlan, plan_workers
 from facevae.runs import storage
 from facevae.runs.progress import log
 from facevae.training.checkpoint_manager import CheckpointManager
 
 Measured = dict[str, list[float]]
-WIKI_LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
 LOSSES = {"facenet": 160, "onet": 64}
 """the perceptual losses that are measured, and the size of the images that their networks see"""
 LOSS_SETTINGS: dict[str, dict[str, object]] = {
@@ -68,12 +71,21 @@ BARE_SHARDS = 32
 """shards of the attribute pass that the bare loop takes"""
 
 
-def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
-    """Training of a model: unoptimised, its ceiling, a bare loop, and Ray with 1 and 2 workers."""
+def training_case(
+    bench: Bench, model: ModelName, loss: str, precision: Arithmetic | None = None
+) -> Measured:
+    """Training of a model: unoptimised, its ceiling, a bare loop, and Ray with 1 and 2 workers.
+
+    The unoptimised step is in fp32 always. Without a precision it is that of the benchmark. Two
+    workers are left out where they would train on other processors than one.
+    """
     shards = bench.shards(TRAINING_FACES, LOSSES[loss])
-    settings = {"model": {"name": model}, "loss": _loss(bench, loss)}
+    settings: dict[str, Any] = {"model": {"name": model}, "loss": _loss(bench, loss)}
+    if precision is not None:
+        settings["training"] = {"precision": precision}
     config = bench.train_config(shards, bench.fresh("train"), **settings)
     plan = plan_workers(config.scaling, cluster_nodes())
+    has_two = _fits_twice(plan)
     steps = Steps(config, shards, plan.threads, max(4, bench.config.steps // 4))
     ours: dict[int, list[tuple[TrainConfig, Watched]]] = {1: [], 2: []}
 
@@ -82,7 +94,7 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
             shards, bench.fresh("train"), scaling={"workers": workers}, **settings
         )
         ours[workers].append((mine, bench.run("train", mine)))
-        return statistics.median(_logged(mine, "train/images_per_second"))
+        return statistics.median(logged(mine, "train/images_per_second"))
 
     gpus = plan.resources().get("GPU", 0.0)
 
@@ -95,8 +107,11 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
         "ceiling": alone(step_rate.ceiling),
         "bare_loop": alone(step_rate.bare_loop),
         "ours": partial(through_ray, 1),
-        "ours_two_workers": partial(through_ray, 2),
     }
+    if has_two:
+        measures["ours_two_workers"] = partial(through_ray, 2)
+    else:
+        log("benchmark: two workers are left out: this cluster has no room for them, or one GPU")
     rates = in_turn(measures, bench.config.rounds, log)
     watched = [each for _, each in ours[1]]
     operations = alone(step_rate.operations_per_image)()
@@ -109,16 +124,30 @@ def training_case(bench: Bench, model: ModelName, loss: str) -> Measured:
         "times_unoptimised": ratios(rates["ours"], rates["unoptimised"]),
         "share_of_ceiling": ratios(rates["ours"], rates["ceiling"]),
         "share_of_bare_loop": ratios(rates["ours"], rates["bare_loop"]),
-        "two_workers_over_one": ratios(rates["ours_two_workers"], rates["ours"]),
-        "two_workers_share_of_ceiling": ratios(rates["ours_two_workers"], rates["ceiling"]),
+        **(_of_two_workers(rates) if has_two else {}),
         "waiting_for_data": [
-            statistics.median(_logged(mine, "train/waiting_for_data")) for mine, _ in ours[1]
+            statistics.median(logged(mine, "train/waiting_for_data")) for mine, _ in ours[1]
         ],
         "seconds_to_first_step": [
             _start(each, "train", config.training.global_batch_size / rate)
             for each, rate in zip(watched, rates["ours"], strict=True)
         ],
         **_use(watched, config.training.steps * config.training.global_batch_size),
+    }
+
+
+def _fits_twice(plan: WorkerPlan) -> bool:
+    """Whether two workers have room, on GPUs if one worker is on a GPU."""
+    try:
+        return plan_workers(ScalingConfig(workers=2), cluster_nodes()).use_gpu == plan.use_gpu
+    except TooSmallError:
+        return False
+
+
+def _of_two_workers(rates: Measured) -> Measured:
+    return {
+        "two_workers_over_one": ratios(rates["ours_two_workers"], rates["ours"]),
+        "two_workers_share_of_ceiling": ratios(rates["ours_two_workers"], rates["ceiling"]),
     }
 
 
@@ -371,7 +400,7 @@ def _few_shards(bench: Bench) -> str:
     return bench.shards(TRAINING_FACES, LOSSES["onet"])
 
 
-def _logged(config: TrainConfig, name: str) -> list[float]:
+def logged(config: TrainConfig, name: str) -> list[float]:
     """A logged value of a finished training, its first rows left out."""
     state = CheckpointManager(storage.absolute(config.output), config.training).newest()
     assert state is not None

@@ -31,6 +31,8 @@ class Machine(NamedTuple):
     """an hour of a worker with its cores"""
     is_cpu: bool = False
     """whether its cores encode too, as there is no GPU"""
+    launches: float = 0.0
+    """seconds that the host takes to launch the kernels of a step, however few its images are"""
 
 
 class Network(NamedTuple):
@@ -61,7 +63,7 @@ def training(
 ) -> Prediction:
     """Training on W workers: a step is its slowest part, and the sum of gradients after it.
 
-    step = max(G/W / trained, G/W / (cores * decoded), G * bytes / store)
+    step = max(G/W / trained, launches, G/W / (cores * decoded), G * bytes / store)
          + 2 (W-1)/W * P / between
 
     Each worker reads all windows, whose rows are mixed, and decodes its own. The sum of gradients
@@ -70,6 +72,7 @@ def training(
     share = batch / workers
     parts = {
         "workers": share / machine.trained,
+        "launches": machine.launches,
         "decoding": share / (machine.cores * machine.decoded),
         "object store": batch * bytes_per_image / network.store,
     }
@@ -132,6 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
             cores=options.cores,
             dollars=options.dollars,
             is_cpu=options.cpu,
+            launches=options.launches,
         )
         start = measured[f"training/{options.case}/seconds_to_first_step"]
         gradients = GRADIENT_BYTES[options.case.partition("/")[0]]
@@ -180,6 +184,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--measured_cores", type=int, default=2, help="cores of the machine that was measured")
     add("--cpu", action="store_true", help="no GPUs, here and there: the cores encode too")
     add("--dollars", type=float, default=0.0, help="price of an hour of a worker with its cores")
+    add(
+        "--launches",
+        type=float,
+        default=0.0,
+        help="seconds of a GPU's step, however few its images: see `make gpu-check`",
+    )
     add("--between", type=float, default=1.25e9, help="bytes per second between machines")
     add("--store", type=float, default=5e8, help="bytes per second from the object store")
     add("--bytes_per_image", type=float, default=10_100, help="stored size of an image")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from facevae.benchmark.samples import Spread, spread
 
@@ -23,8 +24,18 @@ def medians(measured: Measured) -> dict[str, float]:
     return medians | short
 
 
+class Made(NamedTuple):
+    """How the measurements of a case were made."""
+
+    precision: str = ""
+    processor: str = ""
+
+
 def table(
-    measured: Measured, before: Mapping[str, float] | None = None, lines: Sequence[str] = ()
+    measured: Measured,
+    before: Mapping[str, float] | None = None,
+    lines: Sequence[str] = (),
+    made: Mapping[str, Made] | None = None,
 ) -> str:
     """The measurements as a Markdown table, beside those of another result if there is one.
 
@@ -32,11 +43,16 @@ def table(
         measured: values by name, one a round.
         before: figures of another result.
         lines: what the machine is, to be put in front.
+        made: how each case was measured, by its name.
     """
     spreads = {name: spread(values) for name, values in measured.items()}
     head = ["measurement", "median", "range", "rounds", *(["before", "change"] if before else [])]
-    rows = [_row(name, each, before) for name, each in spreads.items()]
-    rule = ["---", *["---:"] * (len(head) - 1)]
+    rule = ["---", *["---:"] * (len(head) - 1), "---", "---"]
+    head += ["precision", "processor"]
+    rows = [
+        [*_row(name, each, before), *(made or {}).get(name.rpartition("/")[0], Made())]
+        for name, each in spreads.items()
+    ]
     return "\n".join([*lines, "", *("| " + " | ".join(row) + " |" for row in [head, rule, *rows])])
 
 

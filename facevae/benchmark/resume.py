@@ -103,8 +103,19 @@ def seconds_after_a_new_command(trainings: Trainings) -> float:
     Raises:
         UserError: training ended before the driver could be killed.
     """
-    bench, half = trainings.bench, trainings.bench.config.steps // 2
-    config = trainings.config(half)
+    half = trainings.bench.config.steps // 2
+    return killed_and_resumed(trainings.bench, trainings.config(half), half)
+
+
+def killed_and_resumed(bench: Bench, config: TrainConfig, half: int) -> float:
+    """Train, kill the driver once the checkpoint of a step is there, and give the command again.
+
+    Returns:
+        The seconds from that command to its first step.
+
+    Raises:
+        UserError: training ended before the driver could be killed.
+    """
     checkpoint = CheckpointManager(config.output, config.training).uri(half)
 
     def kill(moment: Moment, driver: psutil.Process) -> None:

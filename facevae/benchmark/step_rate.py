@@ -84,11 +84,13 @@ def _unoptimised(steps: Steps) -> float:
 def matrix_peak(steps: Steps) -> float:
     """Floating-point operations per second of a matrix product in the precision of the training.
 
-    A multiplication and an addition are two. Nothing that a step does is faster.
+    A multiplication and an addition are two. Nothing that a step does is faster: of random numbers,
+    since a GPU multiplies ones with less power and so faster; and in TF32 if convolutions are.
     """
     torch.set_num_threads(steps.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     size = MATRIX_SIZES[device().type]
-    matrix = torch.ones(size, size, dtype=DTYPES[steps.config.training.precision], device=device())
+    matrix = torch.randn(size, size, dtype=DTYPES[steps.config.training.precision], device=device())
     result = matrix @ matrix
     seconds = []
     for _ in range(MATRIX_PRODUCTS):

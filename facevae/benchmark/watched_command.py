@@ -63,7 +63,8 @@ class Watched(NamedTuple):
     """bytes of all objects that it put into the store"""
     store_spilled: int
     gpu_utilisation: float
-    """share of the time that this machine's GPUs were at work, 0 to 1; 0 without any"""
+    """share of the time from the first progress on that this machine's GPUs were at work, 0 to 1; 0
+    without any"""
 
     def of(self, title: str) -> list[Moment]:
         """The lines of one progress bar."""
@@ -99,6 +100,8 @@ def run_command(
             lines.append(line.rstrip())
             step = read_step(lines[-1])
             if step is not None:
+                if step.done > 0 and not any(moment.step.done for moment in moments):
+                    sampler.gpu_utilisation.clear()  # of the start, where no GPU has work
                 moments.append(Moment(time.perf_counter() - started, step))
                 if at is not None:
                     at(moments[-1], psutil.Process(process.pid))

@@ -13,6 +13,7 @@ import torch
 from facevae.benchmark import cases, report
 from facevae.benchmark.bench import Bench
 from facevae.benchmark.cases import Measured
+from facevae.benchmark.report import Made
 from facevae.commands.choose_precision import choose_precision
 from facevae.commands.estimate import Data, encode_lines, train_lines
 from facevae.commands.paths import check_paths
@@ -38,6 +39,10 @@ ALONE = {
 }
 """the cases but training, of which there is one per model and loss"""
 SETTINGS_OF_CASES = {"rounds", "steps", "precision", "faces", "few_faces", "image_size"}
+GPU_STEPS = 32
+"""times as many steps where a GPU trains: few are decoded ahead, and over between two looks"""
+FP32 = "fp32"
+"""the end of the name of a training in fp32 beside one in bf16"""
 TABLE, RATES = "result.md", "rates.png"
 WRITTEN = {
     "": r"result\.(json|md)|rates\.png",
@@ -101,18 +106,31 @@ def _prepare(
         cpus=plan.cpus,
         labels=plan.worker_labels,
     )
+    in_fp32_too = config.precision == "auto" and precision == "bf16"
     config = config.model_copy(update={"precision": precision})
-    measure = partial(_measure, config, output, before)
+    steps = config.steps * (GPU_STEPS if plan.use_gpu else 1)
+    bench = Bench(
+        config.model_copy(update={"steps": steps}), Path(output), store_uri(config.tracking, output)
+    )
+    measure = partial(_measure, bench, output, before, in_fp32_too, plan.use_gpu)
     return Work(config.model_dump(mode="json"), _identity(config), measure)
 
 
-def _measure(config: BenchmarkConfig, output: str, before: Metrics | None, run: Run) -> Metrics:
-    bench = Bench(config, Path(output), store_uri(config.tracking, output))
+def _measure(
+    bench: Bench,
+    output: str,
+    before: Metrics | None,
+    in_fp32_too: bool,
+    use_gpu: bool,
+    run: Run,
+) -> Metrics:
     measured: Measured = {}
-    for name, case in _cases(bench).items():
+    chosen = _cases(bench, in_fp32_too)
+    for name, case in chosen.items():
         measured |= {f"{name}/{key}": values for key, values in _once(output, name, case)}
     result = report.medians(measured)
-    text = report.table(measured, before, machine())
+    made = {name: _made(name, bench.config.precision, use_gpu) for name in chosen}
+    text = report.table(measured, before, machine(), made)
     with storage.atomic_file(storage.join(output, TABLE)) as path:
         path.write_text(text + "\n", encoding="utf-8")
     run.metrics(0, result)
@@ -126,7 +144,8 @@ def _measure(config: BenchmarkConfig, output: str, before: Metrics | None, run: 
     return result
 
 
-def _cases(bench: Bench) -> dict[str, Callable[[], Measured]]:
+def _cases(bench: Bench, in_fp32_too: bool = False) -> dict[str, Callable[[], Measured]]:
+    """What is measured, by name; trainings in fp32 too, where those of the benchmark are not."""
     config = bench.config
     chosen: dict[str, Callable[[], Measured]] = {}
     for case in config.cases:
@@ -135,9 +154,24 @@ def _cases(bench: Bench) -> dict[str, Callable[[], Measured]]:
                 for loss in config.losses:
                     name = f"training/{model}/{loss}"
                     chosen[name] = partial(cases.training_case, bench, model, loss)
+                    if in_fp32_too:
+                        case_in_fp32 = partial(cases.training_case, bench, model, loss, "fp32")
+                        chosen[f"{name}/{FP32}"] = case_in_fp32
         else:
             chosen[case] = partial(ALONE[case], bench)
     return chosen
+
+
+def _made(name: str, precision: str, use_gpu: bool) -> Made:
+    """How a case is measured: what computes, and in which precision."""
+    case = name.partition("/")[0]
+    if case in ("sharding", "start"):
+        return Made("", _processor())
+    if case == "agreement":
+        precision = "fp32, or as named"
+    elif name.endswith(f"/{FP32}"):
+        precision = FP32
+    return Made(precision, _gpu() or "a GPU" if use_gpu else _processor())
 
 
 def _once(output: str, name: str, case: Callable[[], Measured]) -> list[tuple[str, list[float]]]:
@@ -178,11 +212,15 @@ def plan_lines(config: BenchmarkConfig, nodes: Sequence[Node]) -> list[str]:
 
 def machine() -> list[str]:
     """What was measured on, in a few lines."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return [
-        f"{_processor()}, {len(os.sched_getaffinity(0))} CPUs, {gpu}, "
+        f"{_processor()}, {len(os.sched_getaffinity(0))} CPUs, {_gpu() or 'no GPU'}, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     ]
+
+
+def _gpu() -> str | None:
+    """The GPU of this machine, if it has one; those of a cluster may be elsewhere."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _processor() -> str:

@@ -285,10 +285,16 @@ class BenchmarkConfig(Settings):
         "layers at 160 pixels, or the O-Net's at 64",
     )
     rounds: int = Field(5, ge=1, description="measurements of each figure, taken in turn")
-    steps: int = Field(32, ge=16, description="steps of one measured training, of 128 images each")
+    steps: int = Field(
+        32,
+        ge=16,
+        description="steps of one measured training, of 128 images each; 32 times as many where a "
+        "GPU trains, which is through with these before its images had to be decoded",
+    )
     precision: Precision = Field(
         "auto",
-        description=f"arithmetic of training; with bf16 it is compared with fp32; {AUTO}",
+        description="arithmetic of training; with bf16 it is compared with fp32, and with auto "
+        f"trainings are measured in fp32 too; {AUTO}",
     )
     faces: int = Field(
         202_599, ge=1, description="synthetic faces of the attribute pass; as many as CelebA has"

@@ -83,12 +83,17 @@ class PerceptualNetwork(nn.Module):
         self.to(memory_format=torch.channels_last)
         self.requires_grad_(False)
         self.eval()
-        self._elements_per_image = _elements(self.stages, image_size)
+        self._elements, self._elements_before_prelu = _elements(self.stages, image_size)
 
     @property
     def bytes_per_image(self) -> int:
         """The size of all feature maps of one image, in the precision of the weights."""
-        return self._elements_per_image * self._dtype.itemsize
+        return self._elements * self._dtype.itemsize
+
+    @property
+    def bytes_before_prelu(self) -> int:
+        """The size of all maps of one image that a PReLU reads, whose gradient needs them."""
+        return self._elements_before_prelu * self._dtype.itemsize
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -131,14 +136,16 @@ def _scale(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     return torch.add(torch.tensor(-127.5 / 128), images, alpha=1 / 128)
 
 
-def _elements(stages: nn.ModuleList, image_size: int) -> int:
-    """The elements of all stages' results for one image."""
+def _elements(stages: nn.ModuleList, image_size: int) -> tuple[int, int]:
+    """The elements of all stages' results for one image, and of what PReLUs read."""
     maps = torch.empty(1, 3, image_size, image_size, device="meta")
-    elements = 0
+    elements = before_prelu = 0
     for stage in copy.deepcopy(stages).to("meta"):
         maps = stage(maps)
         elements += maps.numel()
-    return elements
+        if any(isinstance(module, FrozenPReLU) for module in stage.modules()):
+            before_prelu += maps.numel()  # it changes no shape
+    return elements, before_prelu
 
 
 def check_perceptual_network(config: LossConfig) -> None:

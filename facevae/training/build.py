@@ -14,7 +14,13 @@ from facevae.training.step import ALONE, Criterion, Rank, Trainer
 # Gradients are added up in buckets, in an order that depends on a gradient's place in its bucket.
 # DDP makes new buckets after its first step, so that a step after a resume would differ in its last
 # bits from the same step of a run that went on; while it looks for unused parameters it does not.
-DATA_PARALLEL = {"gradient_as_bucket_view": True, "find_unused_parameters": True}
+# Buffers need no broadcast before each step: no training pass reads batch-norm statistics, and rank
+# 0, whose are kept, takes over no other's.
+DATA_PARALLEL = {
+    "gradient_as_bucket_view": True,
+    "find_unused_parameters": True,
+    "broadcast_buffers": False,
+}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from facevae.errors import UserError
 from facevae.models import VAE
+from facevae.models.transfer import to_device
 from facevae.models.vae import Reconstruction
 from facevae.pixels import model_input, resize, to_float, to_pixels
 from facevae.training.losses import kl_divergence
@@ -145,8 +146,8 @@ def validate(trainer: Trainer, held_out: UInt8[np.ndarray, "n D D 3"]) -> Metric
     stride = world_size * trainer.batch_size
     sums = torch.zeros(4 + len(criterion.layers), dtype=torch.float64, device=trainer.device)
     for start in range(rank, len(held_out), stride):
-        stored = torch.from_numpy(held_out[start : start + stride : world_size])
-        stored = stored.to(trainer.device)
+        share = torch.from_numpy(held_out[start : start + stride : world_size])
+        stored = to_device(share, trainer.device)
         images = model_input(stored, model.image_size, model.resize_method)
         with trainer.autocast():
             posterior = model.encode(images)
@@ -173,7 +174,7 @@ def validate(trainer: Trainer, held_out: UInt8[np.ndarray, "n D D 3"]) -> Metric
 def _share_buffers(model: VAE) -> None:
     """Give all ranks the batch-norm statistics of rank 0, whose model is the one that is kept.
 
-    Those of the moving average are else each rank's own.
+    They are else each rank's own: a training pass neither reads nor exchanges them.
     """
     if dist.is_initialized():
         for buffer in model.buffers():
@@ -186,7 +187,7 @@ def reconstruct(
 ) -> tuple[UInt8[np.ndarray, "n S S 3"], UInt8[np.ndarray, "n S S 3"]]:
     """Images as the model sees them, and as it reconstructs them from their posterior mean."""
     model = trainer.model.eval()
-    images = torch.from_numpy(stored).to(trainer.device)
+    images = to_device(torch.from_numpy(stored), trainer.device)
     images = model_input(images, model.image_size, model.resize_method)
     with trainer.autocast():
         decoded = model.decode(model.encode(images).mean)

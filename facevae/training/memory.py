@@ -1,9 +1,9 @@
 """How much memory a training step and an encoder take, estimated without a GPU.
 
-Counted are weights, gradients, Adam's two moments, the moving average, the frozen face network, its
-feature maps of as many images as pass through it at once, and the activations that a step keeps for
-its backward pass; not counted is what a library needs beside (kernels' work space, allocators'
-reserves), for which a quarter of the activations is added.
+Counted are weights, gradients, Adam's two moments, the moving average, the stored images as floats,
+the frozen face network, its feature maps of as many images as pass through it at once, and the
+activations that a step keeps for its backward pass; not counted is what a library needs beside
+(kernels' work space, allocators' reserves), for which a quarter of the activations is added.
 """
 
 from collections.abc import Iterable
@@ -23,8 +23,10 @@ from facevae.training.step import Criterion
 
 WORK_SPACE = 0.25
 """share of the activations that is added for what is not counted"""
-COPIES_OF_MAPS = 3
-"""of the face network's maps: the targets', the reconstructions' and their gradients"""
+COPIES_OF_MAPS = 4
+"""of the face network's maps: targets, reconstructions, their differences and their gradients"""
+COPIES_OF_PIXELS = 2
+"""of the stored images as float32: as the VAE reads them, and as the face network does"""
 PROCESS = 1.1e9
 """bytes of a worker's process itself: Python, torch, Ray, MLflow, and CUDA's libraries on a GPU"""
 
@@ -37,6 +39,7 @@ class StepMemory(NamedTuple):
     optimizer: float
     average: float
     network: float
+    pixels: float
     maps: float
     activations: float
 
@@ -60,7 +63,8 @@ def step_memory(
         network = empty_perceptual_network(config.loss, vae.resize_method)
         network.to(DTYPES["bf16" if config.training.precision == "bf16" else "fp32"])
         at_once = min(images_at_once(network, torch.device(device)), batch_size)
-        maps = float(COPIES_OF_MAPS * network.bytes_per_image * at_once)
+        each_maps = COPIES_OF_MAPS * network.bytes_per_image + network.bytes_before_prelu
+        maps = float(each_maps * at_once)
     two, four = (_kept(config, vae, stored_size, count) for count in (2, 4))
     each = (four - two) / 2
     weights = _bytes((*vae.parameters(), *vae.buffers()))
@@ -71,6 +75,7 @@ def step_memory(
         optimizer=2 * parameters,
         average=weights if config.training.ema_decay else 0.0,
         network=_bytes((*network.parameters(), *network.buffers())) if network else 0.0,
+        pixels=float(COPIES_OF_PIXELS * 4 * 3 * stored_size**2 * batch_size),
         maps=maps,
         activations=max(two - 2 * each, 0.0) + each * batch_size,
     )

@@ -18,6 +18,7 @@ from facevae.config import LossConfig, TrainingConfig
 from facevae.data.rank import rank_size, rank_slice
 from facevae.models import VAE
 from facevae.models.checkpoint import TrainingState
+from facevae.models.transfer import to_device
 from facevae.models.vae import Reconstruction
 from facevae.perceptual.loss import perceptual_error
 from facevae.perceptual.network import PerceptualNetwork
@@ -188,12 +189,12 @@ class Trainer:
             config.seed, step, config.global_batch_size, *self.rank, self.vae.latent_size
         )
         if config.horizontal_flip:
-            stored = torch.where(
-                draws.flip.to(self.device)[:, None, None, None], stored.flip(2), stored
-            )
+            flip = to_device(draws.flip, self.device)[:, None, None, None]
+            stored = torch.where(flip, stored.flip(2), stored)
         images = model_input(stored, self.vae.image_size, self.vae.resize_method)
+        noise = to_device(draws.noise, self.device)
         with self.autocast():
-            result = Reconstruction(*self._parallel(images, draws.noise.to(self.device)))
+            result = Reconstruction(*self._parallel(images, noise))
             return self.criterion(self.vae, result, stored)
 
     def __call__(self, stored: UInt8[Tensor, "B D D 3"], step: int) -> LossTerms:

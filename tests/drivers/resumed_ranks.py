@@ -2,8 +2,8 @@
 
     resumed_ranks.py FOLDER RANKS
 
-Prints the digest of the weights of each. Ranks are forked before torch does anything, so that it is
-imported once.
+Prints the digest of the weights and batch-norm statistics of each. Ranks are forked before torch
+does anything, so that it is imported once.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ def steps(rank, first, last):
             states = trainer.vae.state_dict(), trainer.optimizer.state_dict()
             torch.save(states, f"{folder}/state.pt")
     if rank == 0:
-        weights = b"".join(p.detach().numpy().tobytes() for p in trainer.vae.parameters())
+        weights = b"".join(v.numpy().tobytes() for v in trainer.vae.state_dict().values())
         print(hashlib.sha256(weights).hexdigest(), flush=True)
     dist.destroy_process_group()
 

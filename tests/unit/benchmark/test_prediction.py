@@ -34,6 +34,13 @@ def test_one_worker_trains_as_measured():
     assert alone.limit == "workers"
 
 
+def test_a_step_takes_as_long_as_its_launches():
+    machine = MACHINE._replace(launches=0.1)
+    found = training(machine, NETWORK, 8, 3.6e6, 128, 0.0, 1e4, 0.0)
+    assert found.images_per_second == pytest.approx(128 / 0.1)
+    assert found.limit == "launches"
+
+
 def test_more_workers_pay_for_the_sum_of_gradients():
     four = _train(4)
     step = 32 / 1000 + 1.5 * 1e7 / 1e9

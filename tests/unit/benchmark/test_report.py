@@ -1,4 +1,5 @@
 from facevae.benchmark import report
+from facevae.benchmark.report import Made
 from facevae.report import plots
 
 MEASURED = {
@@ -18,20 +19,22 @@ def test_watched_figures_have_short_names():
 
 
 def test_the_table_has_a_row_a_measurement():
-    lines = report.table(MEASURED, lines=["a machine"]).splitlines()
+    made = {"training/dfc_vae/facenet": Made("fp32", "a CPU")}
+    lines = report.table(MEASURED, lines=["a machine"], made=made).splitlines()
     assert lines[0] == "a machine"
-    assert lines[2] == "| measurement | median | range | rounds |"
-    assert lines[4] == "| `training/dfc_vae/facenet/ours` | 300 | 290 to 310 | 3 |"
+    assert lines[2] == "| measurement | median | range | rounds | precision | processor |"
+    assert lines[4] == "| `training/dfc_vae/facenet/ours` | 300 | 290 to 310 | 3 | fp32 | a CPU |"
+    assert lines[7] == "| `attributes/growth` | 10.1 | 10.1 to 10.1 | 1 |  |  |"
     assert len(lines) == 4 + len(MEASURED)
 
 
 def test_the_table_shows_what_another_result_had():
     before = {"training/dfc_vae/facenet/ours": 200.0, "attributes/growth": 0.0}
     lines = report.table(MEASURED, before).splitlines()
-    assert lines[1].endswith("| before | change |")
-    assert lines[3].endswith("| 200 | +50.0% |")
-    assert lines[4].endswith("|  |  |")
-    assert lines[6].endswith("| 0 |  |")
+    assert lines[1].endswith("| before | change | precision | processor |")
+    assert lines[3].endswith("| 200 | +50.0% |  |  |")
+    assert lines[4].endswith("|  |  |  |  |")
+    assert lines[6].endswith("| 0 |  |  |  |")
 
 
 def test_rates_are_drawn_a_panel_a_case():

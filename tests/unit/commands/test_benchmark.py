@@ -7,11 +7,13 @@ import pytest
 
 from facevae.benchmark import cases
 from facevae.benchmark.bench import Bench
-from facevae.commands.benchmark import _cases, benchmark
+from facevae.commands import benchmark as commands_benchmark
+from facevae.commands.benchmark import _cases, _made, benchmark
 from facevae.commands.plan import describe_plan
-from facevae.config import BenchmarkConfig
+from facevae.config import BenchmarkConfig, ScalingConfig
 from facevae.errors import UserError
 from facevae.ray_cluster.nodes import Node
+from facevae.ray_cluster.placement import plan_workers
 
 
 def test_every_model_is_trained_with_every_loss(tmp_path):
@@ -29,6 +31,45 @@ def test_every_model_is_trained_with_every_loss(tmp_path):
     ]
     everything = _cases(Bench(BenchmarkConfig(), tmp_path, "sqlite:////unused"))
     assert {name.partition("/")[0] for name in everything} == set(BenchmarkConfig().cases)
+
+
+def test_trainings_are_measured_in_fp32_too_where_the_others_are_not(tmp_path):
+    config = BenchmarkConfig(cases=("training", "start"), losses=("onet",), precision="bf16")
+    bench = Bench(config, tmp_path, "sqlite:////unused")
+    chosen = _cases(bench, in_fp32_too=True)
+    assert list(chosen) == ["training/dfc_vae/onet", "training/dfc_vae/onet/fp32", "start"]
+    assert chosen["training/dfc_vae/onet/fp32"].args[-1] == "fp32"
+    made = {name: _made(name, "bf16", use_gpu=True) for name in chosen}
+    assert [each.precision for each in made.values()] == ["bf16", "fp32", ""]
+    assert [each.processor == "a GPU" for each in made.values()] == [True, True, False]
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+@pytest.mark.parametrize(
+    ("precision", "use_gpu"), [("auto", True), ("auto", False), ("bf16", True)]
+)
+def test_what_auto_measures_is_decided_before_it_begins(
+    tmp_path, monkeypatch, precision, is_native, use_gpu
+):
+    """In both precisions where bf16 is native, and longer where a GPU is soon through."""
+    plan = Mock(use_gpu=use_gpu, cpus=1, worker_labels={})
+    chosen = "bf16" if is_native or precision == "bf16" else "fp32"
+    for name, value in {"connect": None, "cluster_nodes": [], "plan_workers": plan,
+                        "choose_precision": chosen}.items():  # fmt: skip
+        monkeypatch.setattr(commands_benchmark, name, Mock(return_value=value))
+    config = BenchmarkConfig(precision=precision, output=str(tmp_path))
+    work = commands_benchmark._prepare(config, str(tmp_path), None, {})
+    bench, _, _, in_fp32_too, _ = work.run.args
+    assert in_fp32_too == (precision == "auto" and is_native)
+    assert bench.config.steps == (32 * 32 if use_gpu else 32)
+    assert (bench.config.precision, work.identity["steps"]) == (chosen, 32)
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 2])
+def test_two_workers_are_measured_on_what_one_trains_on(monkeypatch, gpus):
+    nodes = [Node(8, gpus, 8e9)]
+    monkeypatch.setattr(cases, "cluster_nodes", lambda: nodes)
+    assert cases._fits_twice(plan_workers(ScalingConfig(), nodes)) == (gpus != 1)
 
 
 def test_precision_and_steps_are_those_of_the_training(tmp_path):

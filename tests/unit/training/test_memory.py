@@ -5,9 +5,12 @@ import torch
 
 from facevae.config import ModelConfig, TrainConfig
 from facevae.models import build_vae
+from facevae.training.build import build_trainer
 from facevae.training.memory import encoder_memory, step_memory
 from facevae.training.step import Criterion, Trainer
+from tests.fake_gpu import GPU, Watch, fake_gpu, fake_images
 
+WIKI_LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
 CONFIG = TrainConfig(model={"latent_size": 8}, training={"ema_decay": 0.9})
 
 
@@ -55,6 +58,31 @@ def test_maps_of_the_face_network_count_for_those_images_that_pass_it_at_once():
     assert few == many < 64e6
     few, many = (step_memory(CONFIG, 64, count, "cuda").maps for count in (64, 128))
     assert many == 2 * few
+
+
+@pytest.mark.parametrize(
+    ("loss", "precision"),
+    [("facenet", "bf16"), ("facenet", "fp32"), ("onet", "bf16"), ("pixel", "fp32")],
+)
+def test_a_step_on_a_gpu_holds_what_was_estimated(loss, precision):
+    """The plan may ask for more than a step takes, not for less."""
+    config = TrainConfig(
+        loss={
+            "facenet": {"network": "inception_resnet_v1", "layers": WIKI_LAYERS, "weights": "none"},
+            "onet": {},
+            "pixel": {"reconstruction": "pixel"},
+        }[loss],
+        training={"global_batch_size": 128, "precision": precision},
+    )
+    memory = step_memory(config, 160, 128, "cuda")
+    with fake_gpu():
+        trainer, stored = build_trainer(config, GPU), fake_images(128, 160)
+        trainer(stored, 1)
+        trainer.optimizer.zero_grad(set_to_none=True)
+        with Watch() as seen:
+            trainer(stored, 2)
+    held = memory.weights + memory.optimizer + memory.network + seen.peak
+    assert 0.95 < memory.total / held < 1.3
 
 
 def test_an_encoder_needs_its_weights_and_its_widest_maps():
