@@ -32,6 +32,7 @@ def test_a_dry_run_makes_no_folder_and_no_run(words, shards, tmp_path, capsys, m
         ("train --drawn.count 100 --scaling.workers 64", "lower scaling.workers"),
         ("train --shards /nowhere", "no shards in /nowhere"),
         ("attributes --shards SHARDS --model /nowhere", "no model in /nowhere"),
+        ("align --images /nowhere", "/nowhere"),
         ("shards --images /nowhere --attributes /nowhere", "/nowhere"),
     ],
 )

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from facevae.commands import benchmark as benchmark_module
+from facevae.commands.align import align_photographs
 from facevae.commands.attributes import compute_attributes
 from facevae.commands.benchmark import benchmark
 from facevae.commands.quickstart import quickstart
 from facevae.commands.shards import shard_faces
 from facevae.commands.train import train_model
 from facevae.config import (
+    AlignConfig,
     AttributesConfig,
     BenchmarkConfig,
     ModelConfig,
@@ -24,6 +26,7 @@ from facevae.config import (
 from facevae.errors import UserError
 from facevae.models import build_vae
 from facevae.models.checkpoint import ModelCard, save_model
+from tests.photographs import background
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 QUIET = {"system_metrics": False}
@@ -140,12 +143,17 @@ def model(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def commands(model, shards):
+def commands(model, shards, tmp_path_factory):
     """What runs each command in an output folder."""
+    photographs = tmp_path_factory.mktemp("photographs")
+    background(40, 40).save(photographs / "a.png")
     model_and_shards = {"model": model, "shards": str(shards), "tracking": QUIET}
     data = {"shards": str(shards), "tracking": QUIET}
     pixel = {"loss": {"reconstruction": "pixel"}}
     return {
+        "align": lambda output: align_photographs(
+            AlignConfig(output=output, images=str(photographs), tracking=QUIET)
+        ),
         "shards": lambda output: shard_faces(
             ShardsConfig(output=output, drawn={"count": 8}, tracking=QUIET)
         ),
@@ -161,6 +169,7 @@ def commands(model, shards):
 @pytest.mark.parametrize(
     ("command", "name"),
     [
+        *[("align", "aligned.json"), ("align", "parts/part-00000.parquet")],
         *[("shards", "manifest.json"), ("shards", "data/train-00000.parquet")],
         *[("train", "model/model.safetensors"), ("train", "checkpoints/step_0000500/notes")],
         *[("train", "result.json"), ("attributes", "attribute_vectors.h5")],

@@ -167,6 +167,7 @@ def test_settings_of_one_name_in_two_groups_are_two(tmp_path):
 
 
 PATHS = {
+    "align": "output images",
     "shards": "output images attributes partition identities tracking.uri tracking.register_as",
     "train": "output shards init_from loss.weights",
     "attributes": "output shards model",
@@ -179,7 +180,11 @@ PATHS = {
     ("command", "name"), [(command, name) for command in PATHS for name in PATHS[command].split()]
 )
 def test_an_empty_path_is_not_the_current_folder(capsys, command, name):
-    needed = {"attributes": ["--shards=s", "--model=m"], "edit": ["--model=m", "--vectors=v"]}
+    needed = {
+        "align": ["--images=i"],
+        "attributes": ["--shards=s", "--model=m"],
+        "edit": ["--model=m", "--vectors=v"],
+    }
     message = mistake(capsys, command, *needed.get(command, []), f"--{name}", "")
     assert re.search(
         rf"{re.escape(name)}: expected a text, not empty( or null)?, found ''\n", message
