@@ -25,6 +25,7 @@ from facevae.config.commands import (
 from facevae.config.data import CropBox, LabelEncoding, ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
+from facevae.config.photo import PhotoConfig, PhotoFormat
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import (
     PRETRAINED,
@@ -49,6 +50,8 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "ModelName",
+    "PhotoConfig",
+    "PhotoFormat",
     "Precision",
     "QuickstartConfig",
     "ScalingConfig",

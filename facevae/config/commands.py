@@ -1,6 +1,6 @@
 """One model per command, composed of the others."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,7 @@ from facevae.config.base import AUTO, ModelName, NotEmpty, Precision, Settings
 from facevae.config.data import ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
+from facevae.config.photo import PhotoConfig
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import LossConfig, ModelConfig, ScalingConfig, TrainingConfig
 
@@ -101,8 +102,10 @@ class AttributesConfig(Settings):
     tracking: TrackingConfig = Field(TrackingConfig())
 
 
-class EditConfig(Settings):
-    """`facevae edit`: stored latents and a vector to edited faces."""
+class EditConfig(PhotoConfig):
+    """`facevae edit`: stored latents or own photos, and vectors, to edited faces."""
+
+    WORDS: ClassVar[str | None] = "editing.mix"
 
     output: NotEmpty = Field("runs/edit", description="folder (or URI) of the pictures")
     model: NotEmpty = Field(
