@@ -4,6 +4,7 @@ One model per concern, composed into one model per command (`ShardsConfig` ... `
 Names carry scope and unit: `global_batch_size`, `warmup_steps`.
 """
 
+from facevae.config.alignment import AlignmentConfig
 from facevae.config.base import (
     HELD_OUT_SPLITS,
     READ_CPUS,
@@ -39,6 +40,7 @@ __all__ = [
     "HELD_OUT_SPLITS",
     "PRETRAINED",
     "READ_CPUS",
+    "AlignmentConfig",
     "Arithmetic",
     "AttributesConfig",
     "BenchmarkConfig",

@@ -13,6 +13,7 @@ import ray
 from facevae import pixels
 from facevae.config import CropBox, ShardingConfig, ShardsConfig, Split
 from facevae.data import shard_files
+from facevae.data.align import CELEBA_BOX, CELEBA_SIZE
 from facevae.data.images import BadImageError, encode_jpeg
 from facevae.data.shard_files import Manifest, Quarantined, Shard, ShardRows
 from facevae.data.sources import FaceSource
@@ -22,9 +23,6 @@ from facevae.runs import storage
 from facevae.runs.progress import progress
 from facevae.runs.retries import Attempts, run_with_retries
 
-# The face of CelebA's aligned 178x218 images: the square below the hair line's top, above the neck.
-CELEBA_SIZE = (178, 218)
-CELEBA_BOX: CropBox = (15, 40, 163, 188)
 RECORDS = "records"
 WRITTEN = {
     shard_files.DATA: rf"{shard_files.NAME_PATTERN}\.parquet",
