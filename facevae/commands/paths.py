@@ -12,7 +12,7 @@ from facevae.tracking import MLFLOW_MODELS, sqlite_path, store_uri
 UPLOADS = "working_dir_files"
 """the folder below which Ray unpacks what a job was submitted with"""
 SOURCE_PATHS = ("images", "attributes", "partition", "identities")
-PATHS = ("output", "shards", "model", "vectors", "init_from", *SOURCE_PATHS)
+PATHS = ("output", "shards", "model", "vectors", "image", "init_from", *SOURCE_PATHS)
 """the settings of commands that are paths; a command has some"""
 Config = TypeVar("Config", bound=Settings)
 

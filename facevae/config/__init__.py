@@ -26,7 +26,7 @@ from facevae.config.commands import (
 from facevae.config.data import CropBox, LabelEncoding, ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
-from facevae.config.photo import PhotoConfig, PhotoFormat
+from facevae.config.photo import PhotoAlignmentConfig, PhotoConfig, PhotoFormat
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import (
     PRETRAINED,
@@ -52,6 +52,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "ModelName",
+    "PhotoAlignmentConfig",
     "PhotoConfig",
     "PhotoFormat",
     "Precision",

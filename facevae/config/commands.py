@@ -8,7 +8,7 @@ from facevae.config.base import AUTO, ModelName, NotEmpty, Precision, Settings
 from facevae.config.data import ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
-from facevae.config.photo import PhotoConfig
+from facevae.config.photo import PhotoAlignmentConfig, PhotoConfig
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import LossConfig, ModelConfig, ScalingConfig, TrainingConfig
 
@@ -114,6 +114,7 @@ class EditConfig(PhotoConfig):
     )
     vectors: NotEmpty = Field(description="attribute_vectors.h5, or the folder that holds it")
     editing: EditingConfig = Field(EditingConfig())
+    alignment: PhotoAlignmentConfig = Field(PhotoAlignmentConfig())
     tracking: TrackingConfig = Field(TrackingConfig())
 
 

@@ -51,7 +51,7 @@ def parse_config(
     for name in options.pop("config"):
         _merge(values, _read_file(name))
     for key, text in options.items():
-        value = text if isinstance(text, list) else _option_value(text)
+        value: Any = text if isinstance(text, list) else _option_value(text)
         for part in reversed(key.split(".")):
             value = {part: value}
         _merge(values, value)
@@ -125,7 +125,9 @@ def _read_options(
         options, others = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise UserError(str(error).removeprefix("argument ")) from error
-    words = [word for word in others if words_of and "=" in word and not word.startswith(("-", "="))]
+    words = [
+        word for word in others if words_of and "=" in word and not word.startswith(("-", "="))
+    ]
     if words and words_of in vars(options):
         raise UserError(f"{words[0]} and --{words_of} both say what to add; leave one of them out")
     for option in (word.partition("=")[0] for word in others if word not in words):

@@ -1,12 +1,16 @@
 """Editing one's own photos: which, which face of them, and how they are saved."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from facevae.config.alignment import AlignmentConfig, Framing
 from facevae.config.base import NotEmpty, Settings
 
 PhotoFormat = Literal["png", "jpeg", "webp", "tiff"]
+CELEBA_CROPS: Mapping[str, Any] = {"framing": "celeba", "size": 160}
+"""how a face is cut out for a model that does not tell how its training images were"""
 Face = Annotated[int, Field(ge=0)]
 
 
@@ -62,3 +66,38 @@ class PhotoConfig(Settings):
                 if getattr(self, name) != field.default:
                     raise ValueError(f"{name} is of photos: give --image PHOTO, too")
         return self
+
+
+class PhotoAlignmentConfig(Settings):
+    """How the face of a photo is found, and cut out as the model's training images were."""
+
+    framing: Framing | Literal["auto"] = Field(
+        "auto",
+        description="box: the detected box with its margin; level: that box with level eyes; "
+        "celeba: as CelebA's aligned faces; auto: as the images that the model learned from, "
+        "celeba where the model does not tell",
+    )
+    margin: int | None = Field(
+        None, ge=0, description="of the box, in pixels of the photo; none: as in training, else 44"
+    )
+    min_face_size: int = Field(
+        20, ge=12, description="pixels of the smallest face that is searched for"
+    )
+    min_score: float = Field(
+        0.9, ge=0, lt=1, description="faces that the detector is less sure of are none"
+    )
+
+    def resolved(self, trained: Mapping[str, Any], all_faces: bool) -> AlignmentConfig:
+        """How a face is found and cut out.
+
+        Args:
+            trained: how the model's training images were cut, as far as it is known: `framing`,
+                `margin` and `size`.
+            all_faces: whether all faces of a photo are searched for.
+        """
+        asked = self.model_dump(exclude={"framing", "margin"}) | {"all_faces": all_faces}
+        if self.framing != "auto":
+            asked["framing"] = self.framing
+        if self.margin is not None:
+            asked["margin"] = self.margin
+        return AlignmentConfig(**{**CELEBA_CROPS, **trained, **asked})

@@ -4,6 +4,7 @@ A finished shard leaves a record; a second run of the same job takes it from the
 that holds another data set is refused.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ WRITTEN = {
     RECORDS: rf"{shard_files.NAME_PATTERN}\.json",
 }
 """what tasks write, by folder"""
+FIRST_IMAGES = 20
+"""of a source, one of which can be read"""
 NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 """what is wrong with one file; other errors of a disk may pass, and its shard is tried again"""
 
@@ -141,9 +144,21 @@ def make_shards(
         quarantined=shard_files.reasons(quarantined),
         missing_labels=bool((source.faces.attributes == 0).any()),
         run_id=run_id,
+        framing=_framing(source, config.sharding),
     )
     shard_files.write_manifest(folder, manifest)
     return manifest
+
+
+def _framing(source: FaceSource, sharding: ShardingConfig) -> str | None:
+    """How faces lie in the stored images, as the first that can be read shows; none: unknown."""
+    if isinstance(sharding.crop, tuple):
+        return None
+    for image_id in source.faces.image_ids[:FIRST_IMAGES]:
+        with contextlib.suppress(BadImageError, *NO_FILE):
+            box = crop_box(source.load(image_id).size, sharding.crop)
+            return "celeba" if box == CELEBA_BOX else "box"
+    return None
 
 
 def describe_data_set(source: FaceSource, sharding: ShardingConfig) -> dict[str, Any]:

@@ -80,9 +80,7 @@ def _photo(image: Image.Image, data: bytes) -> Photo:
     if getattr(image, "n_frames", 1) > 1:
         lost.append("the file's other pictures: the first is edited")
     upright = ImageOps.exif_transpose(image)
-    beside = {
-        name: upright.info[name] for name in ("icc_profile", "dpi") if upright.info.get(name)
-    }
+    beside = {name: upright.info[name] for name in ("icc_profile", "dpi") if upright.info.get(name)}
     exif, has_thumbnail = _exif(upright, image.format)
     if exif:
         beside["exif"] = exif
@@ -172,9 +170,7 @@ def put_back(
     return Image.fromarray(samples)
 
 
-def window(
-    place: Float64[np.ndarray, "*shape"], feather: float
-) -> Float64[np.ndarray, "*shape"]:
+def window(place: Float64[np.ndarray, "*shape"], feather: float) -> Float64[np.ndarray, "*shape"]:
     """Returns the weight along one side of a face, of places in 0..1 from border to border.
 
     It rises from 0 at the border to 1 at `feather`, with a slope of 0 at both (smoothstep).
