@@ -22,12 +22,13 @@ from facevae.config import EncodingConfig
 from facevae.data import shard_files
 from facevae.data.images import decode_jpegs
 from facevae.data.shard_files import Manifest, Shard
-from facevae.errors import UNREADABLE, TooSmallError, UserError
+from facevae.errors import UNREADABLE, UserError
 from facevae.models import VAE
 from facevae.models.checkpoint import LoadedModel
 from facevae.models.folding import fold_batch_norms
 from facevae.ray_cluster.connect import LOST_PROCESS, errors_left_out
-from facevae.ray_cluster.nodes import Node, in_pool, pool_labels
+from facevae.ray_cluster.nodes import Node
+from facevae.ray_cluster.placement import ActorPlan, plan_actors
 from facevae.runs import storage
 from facevae.runs.progress import log, progress
 from facevae.runs.retries import Attempts, reason_of, run_with_retries
@@ -41,48 +42,13 @@ WRITTEN = {
 Row = dict[str, Any]
 
 
-class EncoderPlan(NamedTuple):
-    """How many encoder actors there are, what each reserves, and where they and readers run."""
-
-    actors: int
-    cpus: float
-    use_gpu: bool
-    encoder_labels: dict[str, str]
-    reader_labels: dict[str, str]
-
-
-def plan_encoders(config: EncodingConfig, nodes: Sequence[Node]) -> EncoderPlan:
+def plan_encoders(config: EncodingConfig, nodes: Sequence[Node]) -> ActorPlan:
     """The encoder actors of a configuration on a cluster.
-
-    GPU encoders go to the `gpu` pool, and whatever decodes, which CPU encoders do too, to the
-    `data` pool, where these exist. A quarter of the CPUs stays free, since actors that claim them
-    all starve whatever else runs. Nodes that are not here count where a number is asked for; where
-    none is, the actors are as many as the nodes that are here hold, at least one.
 
     Raises:
         TooSmallError: the cluster cannot hold them; says what to change.
     """
-    gpu_nodes, data_nodes = in_pool(nodes, "gpu"), in_pool(nodes, "data")
-    gpu_labels, data_labels = pool_labels(nodes, "gpu"), pool_labels(nodes, "data")
-    gpus, cpus = sum(int(node.gpus) for node in gpu_nodes), sum(node.cpus for node in data_nodes)
-    if config.gpu == "yes" or (config.gpu == "auto" and gpus > 0):
-        actors = config.actors or max(1, sum(int(n.gpus) for n in gpu_nodes if n.is_here))
-        if gpus < actors:
-            raise TooSmallError(
-                f"{actors} encoder actors need a GPU each and the cluster has {gpus}: lower "
-                "encoding.actors, or say --encoding.gpu no"
-            )
-        if not any(node.cpus >= 1 for node in data_nodes):
-            raise TooSmallError("no node has a CPU to read and decode with: add one")
-        return EncoderPlan(actors, 0.0, True, gpu_labels, data_labels)
-    cpus_here = sum(node.cpus for node in data_nodes if node.is_here)
-    actors = config.actors or max(1, int(cpus_here))
-    share = min(1.0, 0.75 * (cpus if config.actors else cpus_here or cpus) / actors)
-    if share < 0.01:  # Ray counts CPUs in ten-thousandths
-        raise TooSmallError(
-            f"{actors} encoder actors on {cpus:g} CPUs are too many: lower encoding.actors"
-        )
-    return EncoderPlan(actors, share, False, data_labels, data_labels)
+    return plan_actors("encoder", "encoding", config.actors, config.gpu, nodes)
 
 
 def statistics_uri(folder: str, shard: str) -> str:
@@ -126,7 +92,7 @@ class EncodeShard:
         output: str,
         weights: "ray.ObjectRef[VAE]",
         config: EncodingConfig,
-        plan: EncoderPlan,
+        plan: ActorPlan,
         class_scatter: bool,
     ) -> None:
         """Loads the weights onto the actor's device."""
@@ -178,7 +144,7 @@ def encode_shards(
     manifest: Manifest,
     model: LoadedModel,
     config: EncodingConfig,
-    plan: EncoderPlan,
+    plan: ActorPlan,
     output: str,
 ) -> Encoded:
     """Encode all shards that are not; returns once all are. Latents are left as files.
@@ -245,7 +211,7 @@ def _tasks(
     manifest: Manifest,
     model: LoadedModel,
     config: EncodingConfig,
-    plan: EncoderPlan,
+    plan: ActorPlan,
     output: str,
     todo: list[Shard],
 ) -> "ray.data.Dataset":
@@ -264,7 +230,7 @@ def _tasks(
         compute=pool,
         batch_size=1,
         **({"num_gpus": 1} if plan.use_gpu else {"num_cpus": plan.cpus}),
-        label_selector=plan.encoder_labels or None,
+        label_selector=plan.labels or None,
     )
 
 

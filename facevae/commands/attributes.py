@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from facevae.attributes.encode import WRITTEN, EncoderPlan, encode_shards, plan_encoders
+from facevae.attributes.encode import WRITTEN, encode_shards, plan_encoders
 from facevae.attributes.hdf5 import VECTORS, write_hdf5
 from facevae.attributes.latents import read_latents
 from facevae.attributes.scores import HeldOutScores, auc_mean
@@ -22,6 +22,7 @@ from facevae.errors import UserError
 from facevae.models.checkpoint import LoadedModel, ModelCard, load_model
 from facevae.ray_cluster.connect import connect
 from facevae.ray_cluster.nodes import cluster_nodes
+from facevae.ray_cluster.placement import ActorPlan
 from facevae.report import plots
 from facevae.report.grids import save_or_warn
 from facevae.runs import storage
@@ -95,7 +96,7 @@ def _prepare(
         nodes,
         use_gpu=plan.use_gpu,
         cpus=plan.cpus,
-        labels=plan.encoder_labels,
+        labels=plan.labels,
     )
     encoding = config.encoding.model_copy(update={"precision": precision})
     config = config.model_copy(update={"encoding": encoding})
@@ -108,7 +109,7 @@ def _prepare(
 
 
 def _compute(
-    config: AttributesConfig, manifest: Manifest, model: LoadedModel, plan: EncoderPlan, run: Run
+    config: AttributesConfig, manifest: Manifest, model: LoadedModel, plan: ActorPlan, run: Run
 ) -> Metrics:
     run.tags({TRAINING_RUN_TAG: model.card.run_id, SHARDS_RUN_TAG: manifest.run_id or ""})
     run.dataset("shards", manifest.digest, "encoding")

@@ -15,7 +15,6 @@ import ray
 import torch
 from PIL import Image
 
-from facevae.attributes.encode import EncoderPlan, plan_encoders
 from facevae.attributes.population import Population, read_population
 from facevae.commands.edit_inputs import EditInputs, read_inputs
 from facevae.commands.edit_photo import (
@@ -27,12 +26,13 @@ from facevae.commands.edit_photo import (
 )
 from facevae.commands.paths import check_paths
 from facevae.commands.run_step import Metrics, Step, Work, run_step
-from facevae.config import AlignmentConfig, EditConfig, EncodingConfig
+from facevae.config import AlignmentConfig, EditConfig
 from facevae.data.sources.folder import IMAGE_EXTENSIONS
 from facevae.editing.photo_editor import CARD, LABELLED_GRID, remove_earlier
 from facevae.errors import UserError
 from facevae.ray_cluster.connect import LOST_PROCESS, connect, errors_left_out
 from facevae.ray_cluster.nodes import Node, cluster_nodes
+from facevae.ray_cluster.placement import ActorPlan, plan_actors
 from facevae.report.grids import read_png
 from facevae.runs import storage
 from facevae.runs.progress import log, progress
@@ -131,13 +131,13 @@ def list_photos(folder: str, output: str, identity: dict[str, Any]) -> list[Phot
     return photos
 
 
-def plan_photo_actors(nodes: Sequence[Node]) -> EncoderPlan:
+def plan_photo_actors(nodes: Sequence[Node]) -> ActorPlan:
     """Who edits photos: as many actors on CPUs as encode faces.
 
     Raises:
         TooSmallError: the cluster has no CPU for them.
     """
-    return plan_encoders(EncodingConfig(gpu="no"), nodes)
+    return plan_actors("photo", "photo", None, "no", nodes)
 
 
 class EditPhoto:
@@ -202,7 +202,7 @@ def _edit_all(
     population: Population,
     alignment: AlignmentConfig,
     photos: Sequence[PhotoFile],
-    plan: EncoderPlan,
+    plan: ActorPlan,
     run: Run,
 ) -> Metrics:
     run.tags(inputs.tags())
@@ -236,7 +236,7 @@ def _edit_all(
 
 
 def _tasks(
-    items: list[dict[str, str]], arguments: tuple[Any, ...], plan: EncoderPlan
+    items: list[dict[str, str]], arguments: tuple[Any, ...], plan: ActorPlan
 ) -> "ray.data.Dataset":
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     return dataset.map_batches(
@@ -245,7 +245,7 @@ def _tasks(
         compute=ray.data.ActorPoolStrategy(size=min(plan.actors, len(items))),
         batch_size=1,
         num_cpus=plan.cpus,
-        label_selector=plan.encoder_labels or None,
+        label_selector=plan.labels or None,
     )
 
 

@@ -164,7 +164,7 @@ def encode_lines(
     if data.shards and data.images:
         shard = math.ceil(sum(data.images.values()) / data.shards)
     reader = READER + 2 * shard * data.bytes_per_image
-    lines = [f"attributes: {actors} encoders of {bundle} each,{_where(plan.encoder_labels)}"]
+    lines = [f"attributes: {actors} encoders of {bundle} each,{_where(plan.labels)}"]
     if config.precision == "auto":
         lines.append("precision: auto: bf16 where the encoders have it natively")
     if plan.use_gpu:

@@ -4,7 +4,7 @@ One model per concern, composed into one model per command (`ShardsConfig` ... `
 Names carry scope and unit: `global_batch_size`, `warmup_steps`.
 """
 
-from facevae.config.alignment import AlignmentConfig
+from facevae.config.alignment import AlignmentConfig, PartsConfig
 from facevae.config.base import (
     HELD_OUT_SPLITS,
     READ_CPUS,
@@ -15,6 +15,7 @@ from facevae.config.base import (
     Split,
 )
 from facevae.config.commands import (
+    AlignConfig,
     AttributesConfig,
     BenchmarkConfig,
     EditConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "HELD_OUT_SPLITS",
     "PRETRAINED",
     "READ_CPUS",
+    "AlignConfig",
     "AlignmentConfig",
     "Arithmetic",
     "AttributesConfig",
@@ -52,6 +54,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "ModelName",
+    "PartsConfig",
     "PhotoAlignmentConfig",
     "PhotoConfig",
     "PhotoFormat",

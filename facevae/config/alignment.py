@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from facevae.config.base import Settings
+from facevae.config.base import ATTEMPTS, Attempts, Settings
 
 Framing = Literal["box", "level", "celeba"]
 Threshold = Annotated[float, Field(ge=0, lt=1)]
@@ -35,6 +35,11 @@ class AlignmentConfig(Settings):
         description="a photograph without a face: drop: no crop; centre: its largest centred "
         "square; fail: the command fails, and names it",
     )
+    skip_aligned: bool = Field(
+        True,
+        description="images of 178x218 pixels are taken for CelebA's aligned ones, or synthetic "
+        "ones: their face is cut out where it is in all of them, without a search",
+    )
     min_score: Threshold = Field(
         0.0, description="faces that the detector is less sure of are none"
     )
@@ -57,3 +62,22 @@ class AlignmentConfig(Settings):
     batch_size: int = Field(
         16, ge=1, description="images of one size that are searched together, small ones at most"
     )
+
+
+class PartsConfig(Settings):
+    """How photographs are aligned part by part, and by how many processes."""
+
+    images: int = Field(256, ge=1, description="photographs of one part, the unit of going on")
+    format: Literal["jpeg", "png"] = Field(
+        "jpeg", description="how faces are stored: jpeg: quality 95, 4:4:4; png: without loss"
+    )
+    actors: int | None = Field(
+        None,
+        ge=1,
+        description="detectors; none: one per GPU, or one per CPU (of which it reserves three "
+        "quarters), of the nodes that are there",
+    )
+    gpu: Literal["auto", "yes", "no"] = Field(
+        "auto", description="auto: detect on GPUs if the cluster has any"
+    )
+    attempts: Attempts = Field(3, description=ATTEMPTS)

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from facevae.config.alignment import AlignmentConfig, PartsConfig
 from facevae.config.base import AUTO, ModelName, NotEmpty, Precision, Settings
 from facevae.config.data import ShardingConfig, SyntheticConfig
 from facevae.config.editing import EditingConfig
@@ -44,6 +45,16 @@ class SourceConfig(Settings):
                 if getattr(self, name) is not None:
                     raise ValueError(f"--{name} needs --images DIR, the folder it describes")
         return self
+
+
+class AlignConfig(Settings):
+    """`facevae align`: photographs to faces, found and cut out."""
+
+    output: NotEmpty = Field("runs/aligned", description="folder (or URI) of the faces")
+    images: NotEmpty = Field(description="folder of photographs, flat or nested")
+    alignment: AlignmentConfig = Field(AlignmentConfig())
+    parts: PartsConfig = Field(PartsConfig())
+    tracking: TrackingConfig = Field(TrackingConfig())
 
 
 class ShardsConfig(SourceConfig):

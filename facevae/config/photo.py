@@ -100,4 +100,6 @@ class PhotoAlignmentConfig(Settings):
             asked["framing"] = self.framing
         if self.margin is not None:
             asked["margin"] = self.margin
-        return AlignmentConfig(**{**CELEBA_CROPS, **trained, **asked})
+        known = {**CELEBA_CROPS, **trained, **asked}
+        # Elsewhere an image of CelebA's size is a photo as any other.
+        return AlignmentConfig(**known, skip_aligned=known["framing"] == "celeba")

@@ -6,6 +6,7 @@ Legend: F faces of a photograph.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,7 +47,7 @@ class Aligned:
     """in the upright photograph: eyes, nose, corners of the mouth; those on the picture's left
     first"""
     score: float
-    """the detector's, in 0..1; NaN: no face"""
+    """the detector's, in 0..1; NaN: it found none, or did not search"""
     status: Status
     index: int = 0
     """which face of the photograph; `align`'s is 0"""
@@ -62,7 +63,7 @@ def align(image: Image.Image, detector: FaceDetector, config: AlignmentConfig) -
     `config.no_face` "centre"; "fail" is up to the caller. What is too small for any face is
     `too_small`.
     """
-    return align_faces(image, detector, config)[0]
+    return align_images([image], detector, config.model_copy(update={"all_faces": False}))[0][0]
 
 
 def align_faces(
@@ -72,20 +73,22 @@ def align_faces(
 
     Never empty: without a face, what `align` returns.
     """
-    (found,) = detector.detect([image])
-    return cut_faces(image, found, config)
+    return align_images([image], detector, config.model_copy(update={"all_faces": True}))[0]
 
 
-def cut_faces(image: Image.Image, found: Detections, config: AlignmentConfig) -> list[Aligned]:
-    """Returns what `align_faces` does, of a photograph that was searched already."""
-    boxes = [margin_box(box, image.size, config.margin) for box in found.boxes]
-    order = central_order(found.boxes, image.size).tolist()
-    faces = [face for face in order if not _is_empty(boxes[face])]
-    if not faces:
-        return [_without_face(image, config)]
+def align_images(
+    images: Sequence[Image.Image], detector: FaceDetector, config: AlignmentConfig
+) -> list[list[Aligned]]:
+    """Returns for each image what `align_faces` does, or `align` unless `config.all_faces`.
+
+    The detector searches images of one size together. CelebA's aligned images are not searched.
+    """
+    aligned = [config.skip_aligned and image.size == CELEBA_SIZE for image in images]
+    searched = [image for image, is_aligned in zip(images, aligned, strict=True) if not is_aligned]
+    found = iter(detector.detect(searched) if searched else [])
     return [
-        _cut_face(image, boxes[face], found.landmarks[face], float(found.scores[face]), i, config)
-        for i, face in enumerate(faces)
+        [_cut_aligned(image, config)] if is_aligned else _cut_faces(image, next(found), config)
+        for image, is_aligned in zip(images, aligned, strict=True)
     ]
 
 
@@ -121,6 +124,23 @@ def fit_similarity(
     a = np.vdot(p - p.mean(), q - q.mean()) / np.vdot(p - p.mean(), p - p.mean())
     b = q.mean() - a * p.mean()
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+def _cut_faces(image: Image.Image, found: Detections, config: AlignmentConfig) -> list[Aligned]:
+    boxes = [margin_box(box, image.size, config.margin) for box in found.boxes]
+    order = central_order(found.boxes, image.size).tolist()
+    faces = [face for face in order if not _is_empty(boxes[face])]
+    if not faces:
+        return [_without_face(image, config)]
+    return [
+        _cut_face(image, boxes[face], found.landmarks[face], float(found.scores[face]), i, config)
+        for i, face in enumerate(faces if config.all_faces else faces[:1])
+    ]
+
+
+def _cut_aligned(image: Image.Image, config: AlignmentConfig) -> Aligned:
+    crop, frame = _cut_box(image, CELEBA_BOX, config.size), _box_frame(CELEBA_BOX, config.size)
+    return Aligned(crop, CELEBA_BOX, None, math.nan, "ok", to_source=frame)
 
 
 def _cut_face(

@@ -5,7 +5,7 @@ Legend: F faces in an image. Coordinates are in pixels of the image, x before y.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class Detections(NamedTuple):
     landmarks: Float32[np.ndarray, "F 5 2"]
 
 
+@runtime_checkable
 class FaceDetector(Protocol):
     """What finds faces."""
 

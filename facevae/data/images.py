@@ -4,6 +4,7 @@ Legend: B images in a batch, H, W pixels.
 """
 
 import io
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -21,8 +22,10 @@ MIN_SIDE = 16
 # A cut-out face was made to be seen on a white page. Cutting the alpha channel off, as the original
 # does, uncovers whatever colours an editor left beneath the transparent pixels.
 BACKGROUND = (255, 255, 255)
-# Telephones store HEIC, and call it .jpg now and then.
+# Telephones store HEIC, and call it .jpg now and then: it is told by its content, not by its name.
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
+HEIC_SIZE = re.compile(rb"\0\0\0\x14ispe\0{4}(.{4})(.{4})", re.DOTALL)
+"""the box of a coded image's width and height; libheif decodes no image that is larger"""
 
 
 class BadImageError(ValueError):
@@ -32,18 +35,22 @@ class BadImageError(ValueError):
     """
 
 
+class SmallImageError(BadImageError):
+    """An image that has fewer than `MIN_SIDE` pixels on a side."""
+
+
 def decode_image(data: bytes) -> Image.Image:
     """Returns the RGB picture in an encoded file: upright, first frame, alpha laid on white.
 
-    Reads PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000 and PPM with its kin; grey, palette and
-    CMYK become RGB, and 16-bit grey is scaled to 0..255, not clipped. The size is judged from the
-    header, before any pixel is decoded. Pillow's warnings are silenced; libtiff's own line on
-    stderr about a corrupt TIFF is not.
+    Reads PNG, JPEG, WebP, BMP, TIFF, GIF, HEIC, AVIF, JPEG 2000 and PPM with its kin; grey, palette
+    and CMYK become RGB, and 16-bit grey is scaled to 0..255, not clipped. Of several images in one
+    HEIC or MPO file the primary one is read. The size is judged from the header, before any pixel
+    is decoded. Pillow's warnings are silenced; libtiff's own line on stderr about a corrupt TIFF is
+    not.
 
     Raises:
-        BadImageError: empty, truncated, corrupt, not an image, of a kind that is not read, too
-            large, too small, or in a form whose brightness range is not known (32-bit and
-            floating-point samples).
+        BadImageError: empty, truncated, corrupt, not an image, too large, too small, or in a form
+            whose brightness range is not known (32-bit and floating-point samples).
     """
     return read_image(data, lambda image: to_rgb(ImageOps.exif_transpose(image)))
 
@@ -72,14 +79,26 @@ def read_image(data: bytes, read: Callable[[Image.Image], T]) -> T:
 
 
 def _open(data: bytes) -> Image.Image:
+    if _is_heic(data):
+        return _open_heic(data)
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        if _is_heic(data):
-            raise BadImageError(not_read("HEIC")) from None
         raise BadImageError("truncated" if _format(data) else "not an image") from None
     except Image.DecompressionBombError:
         raise BadImageError(f"too large: {_stated_size(data)}") from None
+
+
+def _open_heic(data: bytes) -> Image.Image:
+    """Returns the primary image of a HEIC file, upright."""
+    import pillow_heif  # most data sets have none, and every command would wait for it
+
+    file = pillow_heif.open_heif(data, convert_hdr_to_8bit=True)
+    for width, height in HEIC_SIZE.findall(data):  # the file's own size is that after a crop
+        _check_size(int.from_bytes(width), int.from_bytes(height), least=1)
+    _check_size(*file.size)
+    # The file's own turns count, not those of its EXIF, and the library has undone both by now.
+    return file.to_pillow()
 
 
 def not_read(kind: str) -> str:
@@ -105,11 +124,11 @@ def _stated_size(data: bytes) -> str:
     return f"{width}x{height}"
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, least: int = MIN_SIDE) -> None:
     if width * height > MAX_PIXELS:
         raise BadImageError(f"too large: {width}x{height}")
-    if min(width, height) < MIN_SIDE:
-        raise BadImageError(f"too small: {width}x{height}")
+    if min(width, height) < least:
+        raise SmallImageError(f"too small: {width}x{height}")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -4,7 +4,6 @@ A finished shard leaves a record; a second run of the same job takes it from the
 that holds another data set is refused.
 """
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from facevae import pixels
 from facevae.config import CropBox, ShardingConfig, ShardsConfig, Split
 from facevae.data import shard_files
 from facevae.data.align import CELEBA_BOX, CELEBA_SIZE
+from facevae.data.framing import framing_of
 from facevae.data.images import BadImageError, encode_jpeg
 from facevae.data.shard_files import Manifest, Quarantined, Shard, ShardRows
 from facevae.data.sources import FaceSource
@@ -30,8 +30,6 @@ WRITTEN = {
     RECORDS: rf"{shard_files.NAME_PATTERN}\.json",
 }
 """what tasks write, by folder"""
-FIRST_IMAGES = 20
-"""of a source, one of which can be read"""
 NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 """what is wrong with one file; other errors of a disk may pass, and its shard is tried again"""
 
@@ -144,21 +142,10 @@ def make_shards(
         quarantined=shard_files.reasons(quarantined),
         missing_labels=bool((source.faces.attributes == 0).any()),
         run_id=run_id,
-        framing=_framing(source, config.sharding),
+        framing=framing_of(source, config.sharding.crop),
     )
     shard_files.write_manifest(folder, manifest)
     return manifest
-
-
-def _framing(source: FaceSource, sharding: ShardingConfig) -> str | None:
-    """How faces lie in the stored images, as the first that can be read shows; none: unknown."""
-    if isinstance(sharding.crop, tuple):
-        return None
-    for image_id in source.faces.image_ids[:FIRST_IMAGES]:
-        with contextlib.suppress(BadImageError, *NO_FILE):
-            box = crop_box(source.load(image_id).size, sharding.crop)
-            return "celeba" if box == CELEBA_BOX else "box"
-    return None
 
 
 def describe_data_set(source: FaceSource, sharding: ShardingConfig) -> dict[str, Any]:

@@ -36,7 +36,6 @@ def face_card(
     """
     aligned = face.aligned
     assert aligned.box is not None
-    assert aligned.landmarks is not None
     assert aligned.to_source is not None
     states = _states(face, vae, population, editing)
     cosines = (
@@ -47,8 +46,10 @@ def face_card(
     return {
         "index": aligned.index,
         "box": list(aligned.box),
-        "landmarks": np.round(aligned.landmarks.astype(np.float64), 1).tolist(),
-        "detector_score": round(aligned.score, DIGITS),
+        "landmarks": None
+        if aligned.landmarks is None
+        else np.round(aligned.landmarks.astype(np.float64), 1).tolist(),
+        "detector_score": _rounded(aligned.score),
         "to_photo": aligned.to_source.tolist(),
         "reconstruction": reconstruction(face.seen, face.decoded[0]),
         "before": states[0],

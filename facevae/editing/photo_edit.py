@@ -14,7 +14,7 @@ from PIL import Image
 
 from facevae.attributes.latents import encode_pixels
 from facevae.config import AlignmentConfig
-from facevae.data.align import Aligned, align_faces
+from facevae.data.align import Aligned, align, align_faces
 from facevae.data.detector import FaceDetector
 from facevae.data.images import BadImageError
 from facevae.editing.photo import Photo, open_photo, put_back, scaled
@@ -29,8 +29,6 @@ class FoundFaces(NamedTuple):
     photo: Photo
     faces: list[Aligned]
     """with a crop each"""
-    in_photo: int
-    """of all faces in the photo"""
 
 
 class EditedFace(NamedTuple):
@@ -71,7 +69,8 @@ def find_faces(
     """
     try:
         photo = open_photo(data)
-        found = [f for f in align_faces(photo.rgb, detector, config) if f.status == "ok"]
+        search = align_faces if config.all_faces else _align_one
+        found = [f for f in search(photo.rgb, detector, config) if f.status == "ok"]
     except BadImageError as error:
         raise UserError(f"{name} cannot be read as a photo: {error}") from error
     if not found:
@@ -81,11 +80,17 @@ def find_faces(
             "--alignment.min_face_size"
         )
     if face == "all":
-        return FoundFaces(photo, found, len(found))
+        return FoundFaces(photo, found)
     if face >= len(found):
         known = "1 face, 0" if len(found) == 1 else f"{len(found)} faces, 0 to {len(found) - 1}"
         raise UserError(f"--face {face}: {name} has {known}; choose one of them, or all")
-    return FoundFaces(photo, [found[face]], len(found))
+    return FoundFaces(photo, [found[face]])
+
+
+def _align_one(
+    image: Image.Image, detector: FaceDetector, config: AlignmentConfig
+) -> list[Aligned]:
+    return [align(image, detector, config)]
 
 
 @torch.inference_mode()

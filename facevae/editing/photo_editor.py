@@ -137,7 +137,6 @@ class PhotoEditor:
                 "mode": photo.image.mode,
                 "width": photo.image.width,
                 "height": photo.image.height,
-                "faces": found.in_photo,
             },
             "edit": {
                 "amounts": self.editing.amounts,

@@ -1,4 +1,4 @@
-"""How training fits on a cluster: what each worker reserves, and what is left for reading.
+"""How work fits on a cluster: what workers and actors reserve, and what is left for reading.
 
 Workers that take every CPU starve the tasks that read for them, and the run hangs without an
 error; so it is worked out, and refused with a remedy, before anything starts.
@@ -6,11 +6,11 @@ error; so it is worked out, and refused with a remedy, before anything starts.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from facevae.config import READ_CPUS, ScalingConfig
 from facevae.errors import TooSmallError
-from facevae.ray_cluster.nodes import Node, pool_labels
+from facevae.ray_cluster.nodes import Node, in_pool, pool_labels
 
 MAX_READERS = 8
 """most readers of one worker: ten times what a GPU trains, if each decodes 3,000 images/s"""
@@ -36,6 +36,63 @@ class WorkerPlan(NamedTuple):
     def resources(self) -> dict[str, float]:
         """The bundle of one worker, as Ray names it."""
         return {"CPU": self.cpus, "GPU": 1.0} if self.use_gpu else {"CPU": self.cpus}
+
+
+class ActorPlan(NamedTuple):
+    """How many actors of a pass there are, what each reserves, and where they and readers run."""
+
+    actors: int
+    cpus: float
+    use_gpu: bool
+    labels: dict[str, str]
+    reader_labels: dict[str, str]
+
+
+def plan_actors(
+    what: str,
+    group: str,
+    actors: int | None,
+    gpu: Literal["auto", "yes", "no"],
+    nodes: Sequence[Node],
+) -> ActorPlan:
+    """The actors of a pass over images on a cluster.
+
+    GPU actors go to the `gpu` pool, and whatever decodes, which CPU actors do too, to the `data`
+    pool, where these exist. A quarter of the CPUs stays free, since actors that claim them all
+    starve whatever else runs. Nodes that are not here count where a number is asked for; where
+    none is, the actors are as many as the nodes that are here hold, at least one.
+
+    Args:
+        what: what the actors are, for messages.
+        group: the group of settings that has `actors` and `gpu`.
+        actors: how many are asked for.
+        gpu: whether they have a GPU each.
+        nodes: of the cluster.
+
+    Raises:
+        TooSmallError: the cluster cannot hold them; says what to change.
+    """
+    gpu_nodes, data_nodes = in_pool(nodes, "gpu"), in_pool(nodes, "data")
+    gpu_labels, data_labels = pool_labels(nodes, "gpu"), pool_labels(nodes, "data")
+    gpus, cpus = sum(int(node.gpus) for node in gpu_nodes), sum(node.cpus for node in data_nodes)
+    if gpu == "yes" or (gpu == "auto" and gpus > 0):
+        count = actors or max(1, sum(int(n.gpus) for n in gpu_nodes if n.is_here))
+        if gpus < count:
+            raise TooSmallError(
+                f"{count} {what} actors need a GPU each and the cluster has {gpus}: lower "
+                f"{group}.actors, or say --{group}.gpu no"
+            )
+        if not any(node.cpus >= 1 for node in data_nodes):
+            raise TooSmallError("no node has a CPU to read and decode with: add one")
+        return ActorPlan(count, 0.0, True, gpu_labels, data_labels)
+    cpus_here = sum(node.cpus for node in data_nodes if node.is_here)
+    count = actors or max(1, int(cpus_here))
+    share = min(1.0, 0.75 * (cpus if actors else cpus_here or cpus) / count)
+    if share < 0.01:  # Ray counts CPUs in ten-thousandths
+        raise TooSmallError(
+            f"{count} {what} actors on {cpus:g} CPUs are too many: lower {group}.actors"
+        )
+    return ActorPlan(count, share, False, data_labels, data_labels)
 
 
 def workers_on(plan: WorkerPlan, node: Node) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pillow_heif
 import safetensors.torch
 import torch
 from PIL import Image
@@ -69,6 +70,7 @@ def _bombs() -> list[bytes]:
 
 
 def _images(folder: Path) -> Iterator[Reader]:
+    pillow_heif.register_heif_opener()  # so that Pillow writes the HEIC below
     face = synthetic_face(0, 0)[0].resize((48, 48))
     forms: dict[str, list[bytes]] = {
         "JPEG": [
@@ -87,6 +89,7 @@ def _images(folder: Path) -> Iterator[Reader]:
             _encoded(face, "TIFF", compression="tiff_lzw"),
             _encoded(face, "BMP"),
         ],
+        "HEIC": [_encoded(face, "HEIF"), _encoded(face.convert("L"), "HEIF")],
         "AVIF, JPEG 2000, PPM": [
             _encoded(face, "AVIF"),
             _encoded(face, "JPEG2000"),

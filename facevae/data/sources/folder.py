@@ -24,14 +24,14 @@ from facevae.errors import UserError
 
 IMAGE_EXTENSIONS = frozenset(
     (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff"),
-        *(".gif", ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
-        *(".pbm", ".pgm", ".pnm", ".ppm"),
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".tif"),
+        *(".tiff", ".heic", ".heif", ".heics", ".hif", ".avif", ".avifs", ".gif"),
+        *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".pbm", ".pgm", ".pnm", ".ppm"),
     )
 )
 UNREAD_EXTENSIONS = frozenset(
     (
-        *(".heic", ".heif", ".heics", ".hif", ".jxl", ".jxr", ".psd", ".svg", ".exr", ".hdr"),
+        *(".jxl", ".jxr", ".psd", ".svg", ".exr", ".hdr"),
         *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".pef"),
         *(".tga", ".dds", ".ico", ".pcx", ".qoi", ".ras", ".sgi", ".xbm", ".xpm"),
     )

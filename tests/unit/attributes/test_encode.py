@@ -26,16 +26,16 @@ def later(node: Node) -> Node:
 def test_gpu_encoders_go_to_the_gpu_pool_and_readers_to_the_data_pool():
     plan = plan_encoders(EncodingConfig(), [HEAD, GPU, DATA])
     assert (plan.actors, plan.use_gpu) == (2, True)
-    assert (plan.encoder_labels, plan.reader_labels) == (GPU_LABEL, DATA_LABEL)
+    assert (plan.labels, plan.reader_labels) == (GPU_LABEL, DATA_LABEL)
     plan = plan_encoders(EncodingConfig(), [HEAD, Node(8, 2)])
-    assert (plan.encoder_labels, plan.reader_labels) == ({}, {})
+    assert (plan.labels, plan.reader_labels) == ({}, {})
 
 
 def test_cpu_encoders_decode_and_go_to_the_data_pool():
     plan = plan_encoders(EncodingConfig(gpu="no"), [HEAD, GPU, DATA])
-    assert (plan.actors, plan.cpus, plan.encoder_labels) == (16, 0.75, DATA_LABEL)
+    assert (plan.actors, plan.cpus, plan.labels) == (16, 0.75, DATA_LABEL)
     plan = plan_encoders(EncodingConfig(), [HEAD])
-    assert (plan.actors, plan.cpus, plan.encoder_labels) == (4, 0.75, {})
+    assert (plan.actors, plan.cpus, plan.labels) == (4, 0.75, {})
 
 
 def test_nodes_to_come_are_taken_where_they_are_asked_for():
