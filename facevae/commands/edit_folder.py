@@ -107,8 +107,8 @@ def edit_folder(config: EditConfig, folder: str) -> Metrics:
     return metrics
 
 
-def list_photos(folder: str, output: str, identity: dict[str, Any]) -> list[PhotoFile]:
-    """The photos below a folder, by path; what lies in the output folder is none.
+def list_photos(folder: str, output: str | None, identity: dict[str, Any]) -> list[PhotoFile]:
+    """The photos below a folder, by path; what lies in the output folder, if any, is none.
 
     Raises:
         UserError: there are none.
@@ -121,7 +121,7 @@ def list_photos(folder: str, output: str, identity: dict[str, Any]) -> list[Phot
         image = file.removeprefix(path).lstrip("/")
         ending = f".{image.rpartition('.')[2].lower()}"
         is_hidden = any(part.startswith(".") for part in image.split("/"))
-        is_ours = f"{storage.join(folder, image)}/".startswith(f"{output.rstrip('/')}/")
+        is_ours = bool(output) and storage.join(folder, image).startswith(f"{output}/")
         if ending in IMAGE_EXTENSIONS and not is_hidden and not is_ours:
             changed = info.get("mtime") or info.get("ETag") or info.get("etag") or ""
             key = storage.value_digest([image, info.get("size"), str(changed), identity])

@@ -224,8 +224,8 @@ def _metrics(written: WrittenPhoto, editor: PhotoEditor) -> Metrics:
 def _tell(output: str) -> None:
     """Say where the photos are, what they lost, and which faces are like none of the data."""
     card = storage.read_json(storage.join(output, CARD))
-    names = [name for name in card["files"] if name.startswith(("photo", "before"))]
-    log(f"photos: {' '.join(storage.join(output, name) for name in names)}")
+    photo = next(name for name in card["files"] if name.startswith("photo."))
+    log(f"photo: {storage.join(output, photo)}")
     for lost in card["lost"]:
         log(f"lost: {lost}")
     for face in card["faces"]:

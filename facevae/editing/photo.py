@@ -36,8 +36,8 @@ _OF_TIFF_ITSELF = frozenset(
     (*range(254, 260), 262, 266, 273, *range(277, 282), 284, *range(288, 294), 296, 301)
 ) | frozenset((*range(317, 326), 330, 332, *range(334, 342), 347, *range(512, 522), 529, 530, 532))
 """tags of a TIFF file that tell how its pixels lie in it"""
-_XMP, _ICC = 700, 34675
-"""tags of a TIFF file that Pillow writes from elsewhere, or not at all"""
+_ELSEWHERE = (274, 700, 34675)
+"""tags of the orientation, which is normalised, of XMP, and of the ICC profile"""
 _BITS_OF_BOX = re.compile(rb"pixi\0{4}([\1-\4])(.)", re.DOTALL)
 _JPEG_2000 = b"\xff\x4f\xff\x51"
 _JPEG_2000_BITS = 40
@@ -120,7 +120,7 @@ def _exif(image: Image.Image, file_format: str | None) -> tuple[bytes, bool]:
     kept = Image.Exif()
     kept.load(exif.tobytes())
     for tag in [*kept]:
-        if tag in (_XMP, _ICC) or (file_format == "TIFF" and tag in _OF_TIFF_ITSELF):
+        if tag in _ELSEWHERE or (file_format == "TIFF" and tag in _OF_TIFF_ITSELF):
             del kept[tag]
     return (kept.tobytes() if len(kept) else b""), has_thumbnail
 
@@ -159,9 +159,9 @@ def put_back(
     is_grey = image.mode in ("L", "LA", _GREY_16)
     colours = samples.reshape(*samples.shape[:2], -1)[..., : 1 if is_grey else 3]
     highest = np.iinfo(samples.dtype).max
+    difference, to_source = _shrink_to_photo(difference * (highest / 255), to_source)
     if is_grey:
         difference = (difference @ np.array(GREY_OF_RGB, np.float32))[..., None]
-    difference, to_source = _shrink_to_photo(difference * (highest / 255), to_source)
     for place in _bands(to_source, len(difference), image.size):
         rows, columns = place
         there = colours[rows, columns]
@@ -188,8 +188,8 @@ def scaled(
 
 
 def _shrink_to_photo(
-    difference: Float32[np.ndarray, "S S C"], to_source: Float64[np.ndarray, "2 3"]
-) -> tuple[Float32[np.ndarray, "s s C"], Float64[np.ndarray, "2 3"]]:
+    difference: Float32[np.ndarray, "S S 3"], to_source: Float64[np.ndarray, "2 3"]
+) -> tuple[Float32[np.ndarray, "s s 3"], Float64[np.ndarray, "2 3"]]:
     """A difference with no more pixels than the face has in the photo, so that none is skipped."""
     size = len(difference)
     scale = math.sqrt(abs(float(np.linalg.det(to_source[:, :2]))))
@@ -290,10 +290,8 @@ def save_photo(
     """
     options: dict[str, Any] = dict(photo.beside)
     match file_format:
-        case "png":
-            options["compress_level"] = 6
-        case "tiff":
-            options["compression"] = "tiff_deflate"
+        case "png" | "tiff":  # libtiff, which would compress, cannot write EXIF
+            pass
         case "webp":
             options.pop("dpi", None)
             options |= {"exact": True, "lossless": quality is None}
