@@ -41,7 +41,9 @@ COMMANDS = {
     "attributes": Command(
         "a VAE and shards to attribute vectors", "AttributesConfig", "compute_attributes"
     ),
-    "edit": Command("stored faces and a vector to edited faces", "EditConfig", "edit_faces"),
+    "edit": Command(
+        "stored faces or photos, and vectors, to edited faces", "EditConfig", "edit_faces"
+    ),
     "benchmark": Command("how fast all of this is here", "BenchmarkConfig", "benchmark"),
     "quickstart": Command(
         "all of it in one command, on synthetic faces", "QuickstartConfig", "quickstart"
