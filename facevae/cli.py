@@ -36,6 +36,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "align": Command("photographs to faces, found and cut out", "AlignConfig", "align_photographs"),
     "shards": Command("images and labels to Parquet shards", "ShardsConfig", "shard_faces"),
     "train": Command("shards to a trained VAE", "TrainConfig", "train_model"),
     "attributes": Command(

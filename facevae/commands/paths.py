@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from facevae.config import AttributesConfig, Settings, ShardsConfig, TrainConfig
+from facevae.config import AlignConfig, AttributesConfig, Settings, ShardsConfig, TrainConfig
 from facevae.errors import UserError
 from facevae.runs import storage
 from facevae.tracking import MLFLOW_MODELS, sqlite_path, store_uri
@@ -30,7 +30,9 @@ def with_absolute_paths(config: Config) -> Config:
     return config.model_copy(update=changes)
 
 
-def paths_of(config: ShardsConfig | TrainConfig | AttributesConfig) -> dict[str, str | None]:
+def paths_of(
+    config: AlignConfig | ShardsConfig | TrainConfig | AttributesConfig,
+) -> dict[str, str | None]:
     """What a command reads and writes on all machines, by its option; none: nothing."""
     paths: dict[str, str | None] = {}
     for name in ("output", "shards", "images"):

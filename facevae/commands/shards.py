@@ -6,7 +6,8 @@ from typing import Any
 
 from facevae.commands.paths import check_paths, paths_of, with_absolute_paths
 from facevae.commands.run_step import Metrics, Step, Work, run_step
-from facevae.config import ShardsConfig
+from facevae.config import PartsConfig, ShardsConfig
+from facevae.data.detector_actors import DetectorPlan, plan_detectors
 from facevae.data.make_shards import WRITTEN, describe_data_set, make_shards
 from facevae.data.shard_files import MANIFEST, Manifest, read_manifest
 from facevae.data.sources import FaceSource
@@ -46,13 +47,13 @@ def _prepare(
 ) -> Work:
     # An earlier attempt may have written all and then lost the tracking server.
     is_written = storage.exists(storage.join(config.output, MANIFEST))
-    labels = {} if is_written else _prepare_cluster(config)
+    labels, detectors = ({}, None) if is_written else _prepare_cluster(config)
 
     def work(run: Run) -> Metrics:
         if is_written:
             manifest = read_manifest(config.output)
         else:
-            manifest = make_shards(config, source, run.id.run_id, labels)
+            manifest = make_shards(config, source, run.id.run_id, labels, detectors)
         run.dataset("shards", manifest.digest, "written")
         metrics = _metrics(manifest)
         run.metrics(0, metrics)
@@ -62,12 +63,13 @@ def _prepare(
     return Work(config.model_dump(mode="json"), identity, work)
 
 
-def _prepare_cluster(config: ShardsConfig) -> dict[str, str]:
-    """Attach to the cluster; returns the labels of the nodes that write shards."""
+def _prepare_cluster(config: ShardsConfig) -> tuple[dict[str, str], DetectorPlan | None]:
+    """Attach to the cluster; returns the labels of the nodes that write shards, and detectors."""
     connect()
     nodes = cluster_nodes()
     check_paths(paths_of(config), len(nodes))
-    return pool_labels(nodes, "data")
+    detectors = plan_detectors(PartsConfig(), nodes) if config.sharding.align else None
+    return pool_labels(nodes, "data"), detectors
 
 
 def _metrics(manifest: Manifest) -> Metrics:

@@ -18,6 +18,8 @@ DRY_RUN = ("--dry_run", "--dry-run")
 MAX_SETTINGS_LENGTH, MAX_DEPTH = 100_000, 20
 MAX_FOUND = 80
 """characters of a wrong value that are quoted"""
+SHORT_NAMES = {"sharding.align": "align"}
+"""settings that an option names without their group"""
 _NEW_NAMES = {old: name for name, old in OLD_NAMES.items()}
 
 
@@ -112,12 +114,15 @@ def _read_options(
         if schema.get("type") == "object":
             groups[key] = parser.add_argument_group(key, schema["description"])
             continue
-        names = [name, OLD_NAMES[name]] if name in OLD_NAMES else [name]
+        names = [f"{group}{dot}{each}" for each in (name, OLD_NAMES.get(name)) if each]
+        if key in SHORT_NAMES:
+            names.append(SHORT_NAMES[key])
         default = json.dumps(schema["default"]) if "default" in schema else "none, it is required"
         facts = f"{schema['description']} ({_expected(schema)}; default: {default})"
         groups[group].add_argument(
-            *(f"--{group}{dot}{each}" for each in names),
+            *(f"--{each}" for each in names),
             dest=key,
+            **({"nargs": "?", "const": "true"} if schema.get("type") == "boolean" else {}),
             metavar="VALUE",
             help=facts.replace("%", "%%"),
         )

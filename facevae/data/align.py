@@ -8,20 +8,24 @@ Legend: F faces of a photograph.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float32, Float64, Int
-from PIL import Image
+from PIL import Image, ImageOps
+from torch.nn import functional as F
 
 from facevae.config import AlignmentConfig
 from facevae.data.detector import Detections, FaceDetector
+from facevae.pixels import crop_and_resize
 
 Status = Literal["ok", "no_face", "unreadable", "too_small"]
 Size = tuple[int, int]
 """width, height in pixels"""
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels; right and bottom are excluded"""
+Edges = tuple[float, float, float, float]
 
 # The face of CelebA's aligned 178x218 images: the square below the hair line's top, above the neck.
 CELEBA_SIZE: Size = (178, 218)
@@ -32,6 +36,18 @@ CELEBA_LANDMARKS = np.array(
 """where CelebA's aligned images have eyes, nose and corners of the mouth on average"""
 LARGEST_FRAME = 8
 """a crop this many times as large as its face comes of landmarks that are none"""
+MIRRORED = [1, 0, 2, 4, 3]
+"""which landmark each becomes in a mirror"""
+LOOKS, LOOK_SIZE, LOOK_AROUND = 2, 224, 1.5
+"""how often landmarks are looked for again, in how many pixels, and how much wider than the box"""
+
+
+class _Face(NamedTuple):
+    """A face that was found: its box with the margin, landmarks and score."""
+
+    box: Box
+    landmarks: Float32[np.ndarray, "5 2"]
+    score: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +98,20 @@ def align_images(
     """Returns for each image what `align_faces` does, or `align` unless `config.all_faces`.
 
     The detector searches images of one size together. CelebA's aligned images are not searched.
+    Where the photograph is turned, the landmarks are looked for again in the face that was turned
+    by the first ones: those of a leaning face lean too little, by four degrees of thirty.
     """
     aligned = [config.skip_aligned and image.size == CELEBA_SIZE for image in images]
     searched = [image for image, is_aligned in zip(images, aligned, strict=True) if not is_aligned]
-    found = iter(detector.detect(searched) if searched else [])
+    faces = [
+        _choose(found, image.size, config)
+        for image, found in zip(searched, _detect(searched, detector), strict=True)
+    ]
+    if config.framing != "box":
+        faces = _look_again(searched, faces, detector)
+    rest = iter(faces)
     return [
-        [_cut_aligned(image, config)] if is_aligned else _cut_faces(image, next(found), config)
+        [_cut_aligned(image, config)] if is_aligned else _cut_faces(image, next(rest), config)
         for image, is_aligned in zip(images, aligned, strict=True)
     ]
 
@@ -126,31 +150,80 @@ def fit_similarity(
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def _cut_faces(image: Image.Image, found: Detections, config: AlignmentConfig) -> list[Aligned]:
-    boxes = [margin_box(box, image.size, config.margin) for box in found.boxes]
-    order = central_order(found.boxes, image.size).tolist()
-    faces = [face for face in order if not _is_empty(boxes[face])]
+def _detect(images: Sequence[Image.Image], detector: FaceDetector) -> list[Detections]:
+    return detector.detect(images) if images else []
+
+
+def _choose(found: Detections, size: Size, config: AlignmentConfig) -> list[_Face]:
+    """Returns the faces that are to be cut out, in order."""
+    faces = [
+        _Face(margin_box(found.boxes[i], size, config.margin), found.landmarks[i], found.scores[i])
+        for i in central_order(found.boxes, size).tolist()
+    ]
+    faces = [face for face in faces if face.box[0] < face.box[2] and face.box[1] < face.box[3]]
+    return faces if config.all_faces else faces[:1]
+
+
+def _look_again(
+    images: Sequence[Image.Image], faces: list[list[_Face]], detector: FaceDetector
+) -> list[list[_Face]]:
+    """Returns the faces of each image with the landmarks that they have when they are level."""
+    for _ in range(LOOKS):
+        frames = [[_wide_frame(face) for face in each] for each in faces]
+        crops = [
+            warp(image, frame, LOOK_SIZE)
+            for image, each in zip(images, frames, strict=True)
+            for frame in each
+        ]
+        found = _detect([*crops, *map(ImageOps.mirror, crops)], detector)
+        looks = iter(zip(found[: len(crops)], found[len(crops) :], strict=True))
+        faces = [
+            [_relocated(face, frame, *next(looks)) for face, frame in zip(*pair, strict=True)]
+            for pair in zip(faces, frames, strict=True)
+        ]
+    return faces
+
+
+def _wide_frame(face: _Face) -> Float64[np.ndarray, "2 3"]:
+    """Returns the level frame of a square around a face."""
+    left, top, right, bottom = face.box
+    half = LOOK_AROUND * max(right - left, bottom - top) / 2
+    x, y = (left + right) / 2, (top + bottom) / 2
+    return _level_frame((x - half, y - half, x + half, y + half), face.landmarks, LOOK_SIZE)
+
+
+def _relocated(
+    face: _Face, frame: Float64[np.ndarray, "2 3"], seen: Detections, mirrored: Detections
+) -> _Face:
+    """Returns a face with the mean of the landmarks in its frame and in the frame's mirror image.
+
+    The first ones stay where it was not found in both.
+    """
+    if not len(seen.boxes) or not len(mirrored.boxes):
+        return face
+    one, other = (
+        found.landmarks[central_order(found.boxes, (LOOK_SIZE, LOOK_SIZE))[0]].astype(np.float64)
+        for found in (seen, mirrored)
+    )
+    other = np.column_stack([LOOK_SIZE - other[:, 0], other[:, 1]])[MIRRORED]
+    landmarks = np.column_stack([(one + other) / 2, np.ones(5)]) @ frame.T
+    return face._replace(landmarks=landmarks.astype(np.float32))
+
+
+def _cut_faces(image: Image.Image, faces: list[_Face], config: AlignmentConfig) -> list[Aligned]:
     if not faces:
         return [_without_face(image, config)]
-    return [
-        _cut_face(image, boxes[face], found.landmarks[face], float(found.scores[face]), i, config)
-        for i, face in enumerate(faces if config.all_faces else faces[:1])
-    ]
+    return [_cut_face(image, face, index, config) for index, face in enumerate(faces)]
 
 
 def _cut_aligned(image: Image.Image, config: AlignmentConfig) -> Aligned:
-    crop, frame = _cut_box(image, CELEBA_BOX, config.size), _box_frame(CELEBA_BOX, config.size)
+    crop = crop_and_resize(image, CELEBA_BOX, config.size)  # the same as without alignment
+    frame = _box_frame(CELEBA_BOX, config.size)
     return Aligned(crop, CELEBA_BOX, None, math.nan, "ok", to_source=frame)
 
 
-def _cut_face(
-    image: Image.Image,
-    box: Box,
-    landmarks: Float32[np.ndarray, "5 2"],
-    score: float,
-    index: int,
-    config: AlignmentConfig,
-) -> Aligned:
+def _cut_face(image: Image.Image, face: _Face, index: int, config: AlignmentConfig) -> Aligned:
+    box, landmarks, score = face.box, face.landmarks, float(face.score)
     frame = _box_frame(box, config.size)
     if config.framing == "box":
         crop = _cut_box(image, box, config.size)
@@ -178,22 +251,18 @@ def _without_face(image: Image.Image, config: AlignmentConfig) -> Aligned:
     return Aligned(crop, box, None, math.nan, "no_face", to_source=frame)
 
 
-def _is_empty(box: Box) -> bool:
-    return box[0] >= box[2] or box[1] >= box[3]
-
-
 def _cut_box(image: Image.Image, box: Box, size: int) -> Image.Image:
     """Returns the pixels of a box, stretched to a square; none beyond it have a part in them."""
     return image.crop(box).resize((size, size), Image.Resampling.BILINEAR)
 
 
-def _box_frame(box: Box, size: int) -> Float64[np.ndarray, "2 3"]:
+def _box_frame(box: Box | Edges, size: int) -> Float64[np.ndarray, "2 3"]:
     left, top, right, bottom = box
     return np.array([[(right - left) / size, 0.0, left], [0.0, (bottom - top) / size, top]])
 
 
 def _level_frame(
-    box: Box, landmarks: Float32[np.ndarray, "5 2"], size: int
+    box: Box | Edges, landmarks: Float32[np.ndarray, "5 2"], size: int
 ) -> Float64[np.ndarray, "2 3"]:
     """Returns the frame of a box that is turned about its centre as the line of the eyes is."""
     x, y = (landmarks[1] - landmarks[0]).astype(np.float64)
@@ -225,26 +294,34 @@ def _scale(frame: Float64[np.ndarray, "2 3"]) -> float:
 def warp(image: Image.Image, to_source: Float64[np.ndarray, "2 3"], size: int) -> Image.Image:
     """Returns the RGB crop of `size` x `size` pixels whose places in an RGB image a matrix tells.
 
-    Beyond the image its border goes on. Shrinking averages whole blocks of pixels first, and then
-    two by two samples of each.
+    Cubic splines, rounded (Pillow's own are cut off, and darken); beyond the image its border goes
+    on. Shrinking averages whole blocks of pixels first, and then two by two samples of each.
     """
     corners = to_source @ [(0, size, 0, size), (0, 0, size, size), (1, 1, 1, 1)]
-    block = max(1, int(_scale(to_source)))
-    room = 2 * block + 2  # what a cubic spline reads around a place
-    left, top = (math.floor(low) - room for low in corners.min(axis=1))
+    scale = _scale(to_source)
+    block, samples = max(1, int(scale)), 2 if scale > 1 else 1
+    room = 3 * block  # what a spline reads around a place
+    left, top = (max(math.floor(low) - room, 0) for low in corners.min(axis=1))
     right, bottom = (math.ceil(high) + room for high in corners.max(axis=1))
-    columns = np.arange(left, right).clip(0, image.width - 1)
-    rows = np.arange(top, bottom).clip(0, image.height - 1)
-    inside = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    pixels = np.asarray(image.crop(inside))[np.ix_(rows - rows[0], columns - columns[0])]
-    part = Image.fromarray(pixels).reduce(block)
-    samples = 2 if _scale(to_source) > 1 else 1
-    to_part = (to_source - [[0, 0, left], [0, 0, top]]) / block
-    to_part[:, :2] /= samples
-    warped = part.transform(
-        (size * samples, size * samples),
-        Image.Transform.AFFINE,
-        tuple(to_part.ravel().tolist()),
-        Image.Resampling.BICUBIC,
+    left, top = min(left, image.width - 1), min(top, image.height - 1)
+    right, bottom = (
+        min(max(right, left + 1), image.width),
+        min(max(bottom, top + 1), image.height),
     )
-    return warped.reduce(samples)
+    part = np.array(image.crop((left, top, right, bottom)).reduce(block))
+    at = (np.arange(size * samples) + 0.5) / samples
+    x, y = (
+        row[0] * at[None, :] + row[1] * at[:, None] + row[2] - edge
+        for row, edge in zip(to_source, (left, top), strict=True)
+    )
+    height, width = part.shape[:2]
+    grid = np.stack([x / block / width, y / block / height], axis=-1) * 2 - 1
+    warped = F.grid_sample(
+        torch.from_numpy(part).permute(2, 0, 1)[None].float(),
+        torch.from_numpy(grid)[None].float(),
+        mode="bicubic",
+        padding_mode="border",
+        align_corners=False,
+    )
+    pixels = F.avg_pool2d(warped, samples).clamp(0, 255).round().to(torch.uint8)
+    return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())

@@ -43,9 +43,9 @@ class MtcnnDetector:
     """facenet-pytorch's MTCNN, whose weights come with the package; a `FaceDetector`.
 
     Images of one size are searched together. MTCNN searches copies of the image, each smaller than
-    the one before by `factor`; in a photograph beyond `detection_size` it leaves the largest copies
-    out at first. Those that are left are the same as in the full search, and so are the faces that
-    it finds in them.
+    the one before by `factor`; in a photograph beyond `detection_size` the largest copies are left
+    out at first. Those that are left are those of the full search, so that it finds the same faces,
+    but for the small ones; their boxes are the same, or differ by a few hundredths of the face.
     """
 
     def __init__(self, config: AlignmentConfig, device: str | torch.device = "cpu") -> None:

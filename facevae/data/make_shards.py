@@ -1,21 +1,26 @@
 """The Ray Data job from raw faces to shards: one task reads, crops, encodes and writes one shard.
 
+With `sharding.align` an actor does, which finds the face of a photograph before it crops.
+
 A finished shard leaves a record; a second run of the same job takes it from there, and a folder
 that holds another data set is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import ray
+from PIL import Image
 
 from facevae import pixels
-from facevae.config import CropBox, ShardingConfig, ShardsConfig, Split
+from facevae.config import AlignmentConfig, CropBox, ShardingConfig, ShardsConfig, Split
 from facevae.data import shard_files
 from facevae.data.align import CELEBA_BOX, CELEBA_SIZE
+from facevae.data.aligned_images import REASONS, Unread, read_aligned, read_image
+from facevae.data.detector_actors import DetectorPlan
 from facevae.data.framing import framing_of
-from facevae.data.images import BadImageError, encode_jpeg
+from facevae.data.images import encode_jpeg
 from facevae.data.shard_files import Manifest, Quarantined, Shard, ShardRows
 from facevae.data.sources import FaceSource
 from facevae.errors import UserError
@@ -30,8 +35,6 @@ WRITTEN = {
     RECORDS: rf"{shard_files.NAME_PATTERN}\.json",
 }
 """what tasks write, by folder"""
-NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
-"""what is wrong with one file; other errors of a disk may pass, and its shard is tried again"""
 
 
 class ShardPlan(NamedTuple):
@@ -62,11 +65,23 @@ def crop_box(size: tuple[int, int], crop: str | CropBox) -> CropBox | None:
 
 
 class WriteShard:
-    """One Ray task: {name, split, image_ids, attributes} -> {name, error}; writes a shard."""
+    """{name, split, image_ids, attributes} -> {name, error}; writes a shard.
 
-    def __init__(self, folder: str, source: FaceSource, config: ShardingConfig) -> None:
+    One Ray task; or, where faces are aligned first, an actor that holds the detector.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        source: FaceSource,
+        config: ShardingConfig,
+        detectors: DetectorPlan | None = None,
+    ) -> None:
         self._folder, self._source, self._config = folder, source, config
         self._attempts = Attempts(folder, config.attempts)
+        self._alignment = stored_alignment(config)
+        self._detectors = detectors
+        self._detector = detectors and detectors.load(self._alignment)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Write the shard; an error becomes a row."""
@@ -88,22 +103,49 @@ class WriteShard:
     ) -> tuple[ShardRows, list[Quarantined]]:
         """The faces as they are stored, and those that cannot be."""
         images, kept, quarantined = [], [], []
-        for row, image_id in enumerate(image_ids):
-            try:
-                image = self._source.load(image_id)
-            except (BadImageError, *NO_FILE) as error:
-                quarantined.append(Quarantined(image_id, str(error)))
+        for row, square in enumerate(self._read_squares(image_ids)):
+            if isinstance(square, Unread):
+                quarantined.append(Quarantined(image_ids[row], square.reason))
                 continue
-            box = crop_box(image.size, self._config.crop)
-            square = pixels.crop_and_resize(image, box, self._config.image_size)
             images.append(encode_jpeg(square, self._config.jpeg_quality))
             kept.append(row)
         labels = np.asarray(attributes, np.int8)[kept]
         return ShardRows([image_ids[row] for row in kept], images, labels), quarantined
 
+    def _read_squares(self, image_ids: Sequence[str]) -> Iterator[Image.Image | Unread]:
+        if self._detectors is None or self._detector is None:
+            for image_id in image_ids:
+                read = read_image(self._source.load, image_id)
+                yield read if isinstance(read, Unread) else self._square(read)
+            return
+        for faces in read_aligned(
+            self._source.load, image_ids, self._detector, self._alignment, self._detectors.threads
+        ):
+            if isinstance(faces, Unread):
+                yield faces
+            elif (crop := faces[0].crop) is None:
+                yield Unread(faces[0].status, REASONS[faces[0].status])
+            else:
+                yield self._square(crop)
+
+    def _square(self, image: Image.Image) -> Image.Image:
+        box = crop_box(image.size, self._config.crop)
+        return pixels.crop_and_resize(image, box, self._config.image_size)
+
+
+def stored_alignment(config: ShardingConfig) -> AlignmentConfig:
+    """The alignment of what is stored: whole faces are cut out at the size in which they are."""
+    if isinstance(config.crop, tuple):
+        return config.alignment
+    return config.alignment.model_copy(update={"size": config.image_size})
+
 
 def make_shards(
-    config: ShardsConfig, source: FaceSource, run_id: str, labels: dict[str, str] | None = None
+    config: ShardsConfig,
+    source: FaceSource,
+    run_id: str,
+    labels: dict[str, str] | None = None,
+    detectors: DetectorPlan | None = None,
 ) -> Manifest:
     """Write the shards of a source; finished ones of an earlier run are kept.
 
@@ -112,6 +154,7 @@ def make_shards(
         source: the faces; the folder is claimed for them.
         run_id: the MLflow run that this belongs to.
         labels: of the nodes that the tasks run on; none: on any.
+        detectors: what aligns the faces first; none: nothing does.
 
     Returns:
         The manifest, which is written last.
@@ -121,7 +164,7 @@ def make_shards(
     """
     folder = config.output
     plans = plan_shards(source.splits, config.sharding.images_per_shard)
-    _write_all(folder, source, plans, config.sharding, labels)
+    _write_all(folder, source, plans, config.sharding, labels, detectors)
     records = [
         storage.read_json(storage.join(folder, RECORDS, f"{plan.name}.json")) for plan in plans
     ]
@@ -151,6 +194,11 @@ def make_shards(
 def describe_data_set(source: FaceSource, sharding: ShardingConfig) -> dict[str, Any]:
     """What a folder of shards is of, as its manifest says it too."""
     listing = source.faces
+    preprocessing = sharding.model_dump(
+        mode="json", include={"image_size", "crop", "jpeg_quality", "images_per_shard"}
+    )
+    if sharding.align:  # only then: manifests of before keep their digests
+        preprocessing["alignment"] = stored_alignment(sharding).model_dump(mode="json")
     return {
         "source": {
             **source.describe(),
@@ -158,9 +206,7 @@ def describe_data_set(source: FaceSource, sharding: ShardingConfig) -> dict[str,
                 [listing.image_ids, listing.splits, listing.attributes.tobytes().hex()]
             ),
         },
-        "preprocessing": sharding.model_dump(
-            mode="json", include={"image_size", "crop", "jpeg_quality", "images_per_shard"}
-        ),
+        "preprocessing": preprocessing,
     }
 
 
@@ -170,6 +216,7 @@ def _write_all(
     plans: list[ShardPlan],
     config: ShardingConfig,
     labels: dict[str, str] | None,
+    detectors: DetectorPlan | None,
 ) -> None:
     by_name = {plan.name: plan for plan in plans}
     for name, written in WRITTEN.items():
@@ -185,7 +232,8 @@ def _write_all(
             done = sum(len(plan.rows) for plan in plans) - sum(len(plan.rows) for plan in chosen)
             failed = {}
             with errors_left_out():
-                for row in _tasks(folder, source, chosen, config, labels).iter_rows():
+                tasks = _tasks(folder, source, chosen, config, labels, detectors)
+                for row in tasks.iter_rows():
                     if row["error"]:
                         failed[row["name"]] = row["error"]
                         continue
@@ -213,12 +261,19 @@ def _tasks(
     plans: list[ShardPlan],
     config: ShardingConfig,
     labels: dict[str, str] | None,
+    detectors: DetectorPlan | None,
 ) -> "ray.data.Dataset":
     items = [shard_item(source, plan) for plan in plans]
-    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        WriteShard(folder, source, config),
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    if detectors is None:
+        return dataset.map_batches(
+            WriteShard(folder, source, config), batch_size=1, label_selector=labels or None
+        )
+    return dataset.map_batches(
+        WriteShard,
+        fn_constructor_args=(folder, source, config, detectors),
         batch_size=1,
-        label_selector=labels or None,
+        **detectors.options(len(items)),
     )
 
 

@@ -297,3 +297,12 @@ def _name_stem(path: str) -> str:
 
 KEYS = (str, _stem, posixpath.basename, _name_stem)
 """how an id may name a file, the surest way first"""
+
+
+def list_unread(folder: str) -> list[tuple[str, str]]:
+    """Returns the relative POSIX path of each image file that is not read for its kind, and why.
+
+    Raises:
+        UserError: as `list_images`, but for a folder without images.
+    """
+    return [(path, not_read(_kind(path))) for path in _files(folder, UNREAD_EXTENSIONS)]
