@@ -43,15 +43,17 @@ COMMANDS = {
     "attributes": Command(
         "a VAE and shards to attribute vectors", "AttributesConfig", "compute_attributes"
     ),
-    "edit": Command("stored faces and a vector to edited faces", "EditConfig", "edit_faces"),
-    "import-facenet": Command(
-        "the original's checkpoint to a model", "ImportFacenetConfig", "import_facenet"
+    "edit": Command(
+        "stored faces or photos, and vectors, to edited faces", "EditConfig", "edit_faces"
     ),
     "evaluate": Command(
         "a VAE and its vectors to measures on held-out images", "EvaluateConfig", "evaluate_model"
     ),
     "compare": Command(
         "evaluated models to a ranking with intervals", "CompareConfig", "compare_models"
+    ),
+    "import-facenet": Command(
+        "the original's checkpoint to a model", "ImportFacenetConfig", "import_facenet"
     ),
     "benchmark": Command("how fast all of this is here", "BenchmarkConfig", "benchmark"),
     "quickstart": Command(

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int8, Int64
 
 from facevae.attributes.global_heaps import check_heaps_of
 from facevae.attributes.vectors import AttributeVectors, LatentBatch, index_of
@@ -26,6 +26,7 @@ VECTORS = "attribute_vectors.h5"
 """the file of a run's vectors in its output folder"""
 FORMAT_VERSION = 1
 TEXTS_PER_WRITE = 1 << 16
+ROWS_PER_READ = 4096
 BLOCK_BYTES = 1 << 20
 """what is fetched at once from an object store: HDF5 reads many small pieces"""
 IMAGES_PER_READ = 8192
@@ -224,16 +225,21 @@ def read_vectors(uri: str | Path) -> AttributeVectors:
 
 
 def rows_without(uri: str | Path, attribute: str) -> Int64[np.ndarray, " n"]:
-    """Rows of the images labelled -1 for the attribute, sorted by image name.
+    """Rows of the images labelled -1 for the attribute: see `rows_labelled`."""
+    return rows_labelled(uri, attribute, -1)
 
-    With Smiling, entry k is the k-th face without a smile, which the original edits.
+
+def rows_labelled(uri: str | Path, attribute: str, label: int) -> Int64[np.ndarray, " n"]:
+    """Rows of the images with that label of the attribute, sorted by image name.
+
+    With Smiling and -1, entry k is the k-th face without a smile, which the original edits.
 
     Raises:
         UserError: there is no such attribute, or the file is not ours.
     """
     with _opened(uri) as opened:
         index = index_of(attribute, opened.texts("fields"))
-        chosen = np.flatnonzero(opened.file["attributes"][:, index] == -1)
+        chosen = np.flatnonzero(opened.file["attributes"][:, index] == label)
         names = opened.image_ids()
     return np.array(sorted(chosen, key=lambda row: names[row]), dtype=np.int64)
 
@@ -301,6 +307,29 @@ def read_batches(uri: str | Path) -> Iterator[LatentBatch]:
                 opened.file["latent_vars"][rows],
                 labels.astype(np.int8),
             )
+
+
+def read_slices(
+    uri: str | Path, most_values: int = 25_000_000
+) -> Iterator[tuple[Float64[np.ndarray, "n Z"], Int8[np.ndarray, "n A"]]]:
+    """Latents and labels of all images, some rows at a time; of very many, evenly spread rows.
+
+    Args:
+        uri: the file.
+        most_values: numbers in all latents that are read; 200 MB, and all of CelebA.
+
+    Raises:
+        UserError: the file is not ours.
+    """
+    with _opened(uri) as opened:
+        latents, labels = opened.file["latent_vars"], opened.file["attributes"]
+        starts = np.arange(0, len(latents), ROWS_PER_READ)
+        most = max(1, most_values // (ROWS_PER_READ * max(latents.shape[1], 1)))
+        if len(starts) > most:
+            starts = starts[np.linspace(0, len(starts) - 1, most).astype(np.int64)]
+        for start in starts:
+            rows = slice(int(start), int(start) + ROWS_PER_READ)
+            yield latents[rows].astype(np.float64), labels[rows].astype(np.int8)
 
 
 @contextlib.contextmanager

@@ -77,9 +77,9 @@ def check_editing(shards: str, manifest: Manifest, editing: EditingConfig, min_c
         UserError: no such attribute or face, or too few images with it or without.
     """
     _check_labelled(shards, manifest)
-    indices = [index_of(name, manifest.attribute_names) for name in editing.attribute]
+    indices = [index_of(name, manifest.attribute_names) for name in editing.amounts]
     present, absent = count_labels(_labels(shards, manifest, VECTOR_SPLIT))
-    for name, index in zip(editing.attribute, indices, strict=True):
+    for name, index in zip(editing.amounts, indices, strict=True):
         if min(present[index], absent[index]) < min_count:
             raise UserError(
                 f"{name} would get no vector: the '{VECTOR_SPLIT}' split of {shards} has "

@@ -6,33 +6,34 @@ from functools import partial
 import numpy as np
 from jaxtyping import UInt8
 
-from facevae.attributes.hdf5 import read_vectors, vectors_file
-from facevae.attributes.vectors import AttributeVectors, LatentBatch
+from facevae.attributes.vectors import LatentBatch
+from facevae.commands.edit_inputs import EditInputs, read_inputs
+from facevae.commands.edit_photo import edit_photo
 from facevae.commands.paths import check_paths, with_absolute_paths
 from facevae.commands.run_step import Metrics, Step, Work, run_step
-from facevae.config import EditConfig
-from facevae.editing.latent_edit import choose_faces, decode_strengths, edit_fidelity
-from facevae.models import VAE
-from facevae.models.checkpoint import load_model
+from facevae.config import EditConfig, EditingConfig
+from facevae.editing.latent_edit import (
+    choose_faces,
+    decode_strengths,
+    edit_direction,
+    edit_fidelity,
+)
+from facevae.editing.photo_editor import GRID, LABELLED_GRID, remove_earlier
 from facevae.report.grids import save_png
 from facevae.report.spectrum import high_frequencies, mesh
 from facevae.report.strength_grids import labelled_strength_grid, strength_grid
 from facevae.runs import storage
 from facevae.runs.progress import log
-from facevae.tracking import (
-    TRAINING_RUN_TAG,
-    VECTORS_RUN_TAG,
-    Run,
-    model_folder,
-    read_run_id,
-    trained_by,
-)
+from facevae.tracking import Run
 
-GRID, LABELLED_GRID = "edit.png", "edit_labelled.png"
+DEFAULTS = {"editing": EditingConfig().model_dump(include={"mix", "outside_quantile"}, mode="json")}
+"""what earlier versions edited by, where they had no such setting"""
 
 
 def edit_faces(config: EditConfig) -> Metrics:
     """Decode faces at every strength; writes `edit.png`, `edit_labelled.png` and `result.json`.
+
+    With `--image`, those of a photo or of a folder of photos: see `edit_photo` and `edit_folder`.
 
     Returns:
         Counts, and `kept/<attribute>`: the share of the asked-for change along the vector that is
@@ -45,37 +46,24 @@ def edit_faces(config: EditConfig) -> Metrics:
     config = with_absolute_paths(config)
     output = config.output
     check_paths({"--output": output}, machines=1)
-    uri = vectors_file(config.vectors)
-    vectors = read_vectors(uri)
-    with model_folder(config.model, config.tracking, output) as path:
-        vae, card = load_model(path)
-    vectors.check_model(card.digest)
-    for name in config.editing.attribute:
-        vectors.vector(name)
-    faces = choose_faces(uri, config.editing)
-    vectors_run = read_run_id(storage.parent(uri))
-    tags = {
-        TRAINING_RUN_TAG: card.run_id,
-        VECTORS_RUN_TAG: vectors_run.run_id if vectors_run else "",
-    }
+    if config.image is not None:
+        return edit_photo(config, config.image)
+    inputs = read_inputs(config)
+    faces = choose_faces(inputs.vectors_uri, config.editing)
     settings = config.model_dump(mode="json")
     step = Step(
         command="edit",
         output=output,
         tracking=config.tracking,
         claim="edit.json",
-        identity={
-            "editing": settings["editing"],
-            "model_digest": card.digest,
-            "shards_digest": vectors.shards_digest,
-            "labels_digest": vectors.labels_digest,
-        },
+        identity={"editing": settings["editing"], "image": None, **inputs.digests},
+        defaults={**DEFAULTS, "image": None},
         product=LABELLED_GRID,
         written={"": r"edit(_labelled)?\.png|result\.json"},
         is_reusable=True,
     )
-    edit = partial(_edit, config, output, vae, vectors, faces, tags)
-    work = Work(settings, step.identity, edit, trained_by(config.model, card))
+    edit = partial(_edit, config, output, inputs, faces)
+    work = Work(settings, step.identity, edit, inputs.model_run)
     metrics = run_step(step, lambda _: work)
     log("faces: " + " ".join(faces.image_id))
     return metrics
@@ -84,15 +72,14 @@ def edit_faces(config: EditConfig) -> Metrics:
 def _edit(
     config: EditConfig,
     output: str,
-    vae: VAE,
-    vectors: AttributeVectors,
+    inputs: EditInputs,
     faces: LatentBatch,
-    tags: dict[str, str],
     run: Run,
 ) -> Metrics:
-    editing = config.editing
-    run.tags(tags)
-    direction = np.sum([vectors.vector(name) for name in editing.attribute], axis=0)
+    editing, vae = config.editing, inputs.vae
+    run.tags(inputs.tags())
+    remove_earlier(output)
+    direction = edit_direction(inputs.vectors, editing)
     decoded = decode_strengths(vae, faces.latents, direction, editing.strengths)
     grid = strength_grid(decoded, editing.columns)
     labelled = labelled_strength_grid(decoded, editing.strengths, faces.image_id, editing.columns)
@@ -104,7 +91,7 @@ def _edit(
     metrics = {
         "faces": float(len(faces.image_id)),
         "strengths": float(len(editing.strengths)),
-        **edit_fidelity(vae, decoded, vectors, editing),
+        **edit_fidelity(vae, decoded, inputs.vectors, editing),
         **_artefacts(decoded, editing.strengths),
     }
     run.metrics(0, metrics)

@@ -24,7 +24,7 @@ SOURCE_PATHS = ("images", "attributes", "partition", "identities")
 """the settings of a source of faces that are paths"""
 NO_SOURCE: dict[str, Any] = {**dict.fromkeys((*SOURCE_PATHS, "file_names")), "sources": ()}
 """the settings of a command that needs no source any more"""
-PATHS = ("output", "shards", "model", "vectors", "checkpoint", "init_from", *SOURCE_PATHS)
+PATHS = ("output", "shards", "model", "vectors", "image", "checkpoint", "init_from", *SOURCE_PATHS)
 """the settings of commands that are paths; a command has some"""
 Config = TypeVar("Config", bound=Settings)
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from facevae.commands.check_labels import check_editing, check_source, check_vectors
+from facevae.commands.edit_folder import list_photos, plan_photo_actors
+from facevae.commands.edit_photo import is_folder
 from facevae.commands.estimate import (
     Data,
     align_lines,
@@ -22,6 +24,7 @@ from facevae.commands.estimate import (
 from facevae.commands.paths import check_paths, paths_of
 from facevae.config import (
     AttributesConfig,
+    EditConfig,
     EditingConfig,
     EvaluateConfig,
     EvaluationConfig,
@@ -54,7 +57,8 @@ def dry_run(command: str, config: Any) -> list[str]:
     Raises:
         UserError: data, model or settings are wrong, or something does not fit.
     """
-    if command in HERE:
+    photos = isinstance(config, EditConfig) and config.image
+    if command in HERE and not (photos and is_folder(storage.absolute(photos))):
         return describe_plan(command, config, [])
     connect()
     return describe_plan(command, config, cluster_nodes(), is_cluster=True)
@@ -77,7 +81,7 @@ def describe_plan(
     """
     lines = node_lines(nodes)
     if command == "edit":
-        return [*lines, _edit_line(config.editing)]
+        return [*lines, _edit_line(config.editing, config.image, nodes, is_cluster)]
     if command == "import-facenet":
         return [*lines, "import-facenet: in this process on its CPU; takes nothing of a cluster"]
     if command == "compare":
@@ -129,12 +133,29 @@ def _check_labels(command: str, config: Any) -> None:
         check_editing(shards, read_manifest(shards), config.editing, min_count)
 
 
-def _edit_line(editing: EditingConfig) -> str:
+def _edit_line(
+    editing: EditingConfig,
+    image: str | None = None,
+    nodes: Sequence[Node] = (),
+    is_cluster: bool = False,
+) -> str:
     faces = len(editing.image_ids or ()) or editing.faces
-    return (
-        f"edit: {faces} faces at {len(editing.strengths)} strengths, in this process on its CPU; "
-        "takes nothing of a cluster"
-    )
+    what = f"{faces} faces" if image is None else f"the photo {image}"
+    strengths = f"at {len(editing.strengths)} strengths"
+    photos = image and _known(lambda: _count_photos(image), is_cluster)
+    if photos:
+        plan = plan_photo_actors(nodes)
+        return (
+            f"edit: {photos} photos of {image} {strengths}, by {plan.actors} actors of "
+            f"{plan.cpus:.2f} CPUs each"
+        )
+    return f"edit: {what} {strengths}, in this process on its CPU; takes nothing of a cluster"
+
+
+def _count_photos(image: str) -> int:
+    """How many photos a folder holds; 0: it is a photo itself."""
+    folder = storage.absolute(image)
+    return len(list_photos(folder, None, {})) if is_folder(folder) else 0
 
 
 def _evaluation_line(data: Data, evaluation: EvaluationConfig) -> str:

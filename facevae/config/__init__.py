@@ -33,6 +33,7 @@ from facevae.config.data import CropBox, FileNames, LabelEncoding, ShardingConfi
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
 from facevae.config.evaluation import EvaluationConfig, JudgeName
+from facevae.config.photo import PhotoAlignmentConfig, PhotoConfig, PhotoFormat
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import (
     PRETRAINED,
@@ -68,6 +69,9 @@ __all__ = [
     "ModelConfig",
     "ModelName",
     "PartsConfig",
+    "PhotoAlignmentConfig",
+    "PhotoConfig",
+    "PhotoFormat",
     "Precision",
     "QuickstartConfig",
     "ScalingConfig",

@@ -1,6 +1,6 @@
 """What all settings share: frozen models, and types that several of them use."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -35,6 +35,9 @@ class Settings(BaseModel):
     """Immutable settings; an unknown key is an error, and so is a number that is not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    WORDS: ClassVar[str | None] = None
+    """the setting that words of the command line belong to which are no option; none: no setting"""
 
     @model_validator(mode="before")
     @classmethod

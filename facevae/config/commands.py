@@ -1,6 +1,6 @@
 """One model per command, composed of the others."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,7 @@ from facevae.config.data import FileNames, LabelEncoding, ShardingConfig, Synthe
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
 from facevae.config.evaluation import EvaluationConfig
+from facevae.config.photo import PhotoAlignmentConfig, PhotoConfig
 from facevae.config.tracking import TrackingConfig
 from facevae.config.training import LossConfig, ModelConfig, ScalingConfig, TrainingConfig
 
@@ -165,8 +166,10 @@ class AttributesConfig(Settings):
     tracking: TrackingConfig = Field(TrackingConfig())
 
 
-class EditConfig(Settings):
-    """`facevae edit`: stored latents and a vector to edited faces."""
+class EditConfig(PhotoConfig):
+    """`facevae edit`: stored latents or own photos, and vectors, to edited faces."""
+
+    WORDS: ClassVar[str | None] = "editing.mix"
 
     output: NotEmpty = Field("runs/edit", description="folder (or URI) of the pictures")
     model: NotEmpty = Field(
@@ -175,6 +178,7 @@ class EditConfig(Settings):
     )
     vectors: NotEmpty = Field(description="attribute_vectors.h5, or the folder that holds it")
     editing: EditingConfig = Field(EditingConfig())
+    alignment: PhotoAlignmentConfig = Field(PhotoAlignmentConfig())
     tracking: TrackingConfig = Field(TrackingConfig())
 
 

@@ -47,13 +47,13 @@ def parse_config(
         SystemExit: help or the settings were asked for, and are printed.
     """
     schemas = dict(_schemas(model))
-    options = _read_options(schemas, command, purpose, arguments)
+    options = _read_options(schemas, command, purpose, arguments, model.WORDS)
     is_printed = options.pop("print_config")
     values: dict[str, Any] = {}
     for name in options.pop("config"):
         _merge(values, _read_file(name))
     for key, text in options.items():
-        value = _option_value(text)
+        value: Any = text if isinstance(text, list) else _option_value(text)
         for part in reversed(key.split(".")):
             value = {part: value}
         _merge(values, value)
@@ -87,11 +87,19 @@ def _schemas(model: type[Settings], prefix: str = "") -> Iterator[tuple[str, dic
 
 
 def _read_options(
-    schemas: Mapping[str, Any], command: str, purpose: str, arguments: Sequence[str]
+    schemas: Mapping[str, Any],
+    command: str,
+    purpose: str,
+    arguments: Sequence[str],
+    words_of: str | None,
 ) -> dict[str, Any]:
-    """The values of the options that are given, and those of `config` and `print_config`."""
+    """The values of the options that are given, and those of `config` and `print_config`.
+
+    Words NAME=AMOUNT without an option are a list, the value of the setting `words_of`, if any.
+    """
+    amounts = " [NAME=AMOUNT ...]" if words_of else ""
     parser = argparse.ArgumentParser(
-        usage=f"facevae {command} [--config FILE.yaml] [--KEY VALUE ...] [--dry_run]",
+        usage=f"facevae {command} [--config FILE.yaml] [--KEY VALUE ...] [--dry_run]{amounts}",
         description=purpose,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -122,10 +130,15 @@ def _read_options(
         options, others = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise UserError(str(error).removeprefix("argument ")) from error
-    for option in (word.partition("=")[0] for word in others):
+    words = [
+        word for word in others if words_of and "=" in word and not word.startswith(("-", "="))
+    ]
+    if words and words_of in vars(options):
+        raise UserError(f"{words[0]} and --{words_of} both say what to add; leave one of them out")
+    for option in (word.partition("=")[0] for word in others if word not in words):
         known = [*DRY_RUN, *(f"--{key}" for key in (*schemas, "config", "print_config", "help"))]
         raise UserError(f"unknown option {option}{nearest(option, known)}")
-    return vars(options)
+    return vars(options) | ({words_of: words} if words and words_of else {})
 
 
 def _option_value(text: str) -> Any:

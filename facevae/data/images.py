@@ -6,7 +6,8 @@ Legend: B images in a batch, H, W pixels.
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
@@ -15,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from facevae.data.downloads import HEAD_BYTES, no_data
 
+T = TypeVar("T")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 MAX_PIXELS = 64_000_000  # 8000 x 8000; 256 MB as RGBA, the most that one decoding task should hold
 MAX_STORED_PIXELS = 1024 * 1024  # the largest sharding.image_size; a batch holds many
@@ -52,6 +54,15 @@ def decode_image(data: bytes) -> Image.Image:
         BadImageError: empty, truncated, corrupt, not an image, too large, too small, or in a form
             whose brightness range is not known (32-bit and floating-point samples).
     """
+    return read_image(data, lambda image: to_rgb(ImageOps.exif_transpose(image)))
+
+
+def read_image(data: bytes, read: Callable[[Image.Image], T]) -> T:
+    """Returns what a function makes of the opened image of a file, whose pixels it may load.
+
+    Raises:
+        BadImageError: as `decode_image`.
+    """
     if not data:
         raise BadImageError("empty file")
     with warnings.catch_warnings():
@@ -60,7 +71,7 @@ def decode_image(data: bytes) -> Image.Image:
         try:
             with _open(data) as image:
                 _check_size(*image.size)
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return read(image)
         except BadImageError:
             raise
         except (
@@ -124,7 +135,12 @@ def _check_size(width: int, height: int, least: int = MIN_SIDE) -> None:
         raise SmallImageError(f"too small: {width}x{height}")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Returns the picture as 8-bit RGB, as `decode_image` does.
+
+    Raises:
+        BadImageError: its brightness range is not known.
+    """
     if image.mode.startswith("I"):
         return _from_16_bit(image)
     if image.mode == "F":

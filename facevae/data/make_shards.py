@@ -19,6 +19,7 @@ from facevae.data import shard_files
 from facevae.data.align import CELEBA_BOX, CELEBA_SIZE
 from facevae.data.aligned_images import REASONS, Unread, read_aligned, read_image
 from facevae.data.detector_actors import DetectorPlan
+from facevae.data.framing import framing_of
 from facevae.data.images import encode_jpeg
 from facevae.data.shard_files import Manifest, Quarantined, Shard, ShardRows
 from facevae.data.sources import FaceSource
@@ -187,6 +188,7 @@ def make_shards(
         quarantined=shard_files.reasons(quarantined),
         missing_labels=bool((source.faces.attributes == 0).any()),
         run_id=run_id,
+        framing=framing_of(source, config.sharding.crop),
     )
     shard_files.write_manifest(folder, manifest)
     return manifest

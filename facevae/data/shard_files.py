@@ -67,6 +67,8 @@ class Manifest:
     quarantined: dict[str, int]
     missing_labels: bool
     run_id: str | None = None
+    framing: str | None = None
+    """how the faces lie in the images, in the words of `AlignmentConfig`; none: it is not known"""
 
     def of_split(self, *splits: Split) -> tuple[Shard, ...]:
         """The shards of some splits, in shard order."""
@@ -75,6 +77,14 @@ class Manifest:
     def rows(self, *splits: Split) -> int:
         """How many images some splits (none: all) hold."""
         return sum(s.rows for s in self.shards if not splits or s.split in splits)
+
+    @property
+    def alignment(self) -> dict[str, Any]:
+        """How a photograph is cut as these images were: `framing`, `margin`, `size`, if known."""
+        recorded = self.preprocessing.get("alignment") or {}
+        framing = recorded.get("framing", self.framing)
+        known = {"framing": framing, "margin": recorded.get("margin"), "size": self.image_size}
+        return {name: value for name, value in known.items() if value is not None}
 
     @property
     def digest(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 
-from facevae.attributes.hdf5 import read_rows, rows_of, rows_without
+from facevae.attributes.hdf5 import read_rows, rows_labelled, rows_of
 from facevae.attributes.latents import encode_pixels
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
 from facevae.config import EditingConfig
@@ -24,12 +24,15 @@ FACENET_FACES = (8, 11, 13, 18, 19, 26, 31, 39, 47, 54, 56, 57, 58, 59, 60, 73)
 def choose_faces(uri: str, editing: EditingConfig) -> LatentBatch:
     """The stored faces to edit: the preset's, the named ones, or the first without the attribute.
 
+    Where a mix takes its first attribute away, they are the first with it.
+
     Raises:
         UserError: no such image or attribute, or too few faces.
     """
     if editing.image_ids is not None:
         return read_rows(uri, rows_of(uri, editing.image_ids))
-    rows = rows_without(uri, editing.attribute[0])
+    name, amount = next(iter(editing.amounts.items()))
+    rows = rows_labelled(uri, name, -1 if amount > 0 else 1)
     if editing.preset == "facenet_smile":
         if len(rows) <= max(FACENET_FACES):
             raise UserError(
@@ -39,9 +42,23 @@ def choose_faces(uri: str, editing: EditingConfig) -> LatentBatch:
         return read_rows(uri, rows[list(FACENET_FACES)])
     if len(rows) == 0:
         raise UserError(
-            f"{uri} has no face without {editing.attribute[0]}: give --editing.image_ids"
+            f"{uri} has no face {'without' if amount > 0 else 'with'} {name}: give "
+            "--editing.image_ids"
         )
     return read_rows(uri, rows[: editing.faces])
+
+
+def edit_direction(vectors: AttributeVectors, editing: EditingConfig) -> Float32[np.ndarray, " Z"]:
+    """What an edit at strength 1 adds to a latent.
+
+    Raises:
+        UserError: there is no such attribute, or it has no vector.
+    """
+    amounts = editing.amounts.items()
+    direction: np.ndarray = np.sum(
+        [np.float32(amount) * vectors.vector(name) for name, amount in amounts], axis=0
+    )
+    return direction
 
 
 @torch.inference_mode()
@@ -77,9 +94,9 @@ def edit_fidelity(
     batch_size = min(64, len(decoded))
     ends = [encode_pixels(vae, decoded[:, end], batch_size).mean for end in (low, high)]
     change = (ends[1] - ends[0]).mean(axis=0)
-    directions = np.stack([vectors.vector(name) for name in editing.attribute], axis=1)
+    directions = np.stack([vectors.vector(name) for name in editing.amounts], axis=1)
     found = np.linalg.lstsq(directions, change)[0]
     return {
-        f"kept/{name}": float(part / asked)
-        for name, part in zip(editing.attribute, found, strict=True)
+        f"kept/{name}": float(part / (asked * amount))
+        for (name, amount), part in zip(editing.amounts.items(), found, strict=True)
     }

@@ -11,7 +11,7 @@ import json
 import pickle
 import shutil
 import struct
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,8 @@ class ModelCard:
     run_id: str
     digest: str = ""
     """SHA-256 of the weights file; other artifacts name the model by it."""
+    alignment: dict[str, Any] = field(default_factory=dict)
+    """how a photograph is cut as the training images were: see `Manifest.alignment`"""
 
 
 class LoadedModel(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -172,6 +173,24 @@ def perceptual_weights_digest(config: LossConfig) -> str:
     """
     with fetch_weights(config).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_same_network(loss: Mapping[str, Any], weights: str) -> bool:
+    """Whether the face network of a loss is InceptionResnetV1 with these weights.
+
+    Args:
+        loss: settings of a `LossConfig`, maybe of an earlier version.
+        weights: a name of pretrained weights, or a file.
+    """
+    network = (loss.get("reconstruction"), loss.get("network"))
+    if network != ("perceptual", "inception_resnet_v1"):
+        return False
+    theirs = str(loss.get("weights"))
+    both = [Path(theirs), Path(weights)]
+    if theirs in _PRETRAINED or weights in _PRETRAINED or not all(p.is_file() for p in both):
+        return theirs == weights
+    first, second = (hashlib.sha256(path.read_bytes()).digest() for path in both)
+    return first == second
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

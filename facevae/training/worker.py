@@ -72,7 +72,7 @@ def _train(job: dict[str, Any], rank: Rank) -> None:
         elif job["weights"] is not None:
             trainer.start_from(ray.get(job["weights"]))
         addresses = _addresses(rank)
-        callbacks = _WorkerCallbacks(trainer, checkpoints, config, manifest.digest, job, history)
+        callbacks = _WorkerCallbacks(trainer, checkpoints, config, manifest, job, history)
         if rank.rank == 0:
             stack.enter_context(callbacks.attached(done, addresses))
         if batches is not None:
@@ -176,12 +176,12 @@ class _WorkerCallbacks:
         trainer: Trainer,
         checkpoints: CheckpointManager,
         config: TrainConfig,
-        shards_digest: str,
+        manifest: Manifest,
         job: dict[str, Any],
         history: list[Metrics],
     ) -> None:
         self._trainer, self._checkpoints, self._config = trainer, checkpoints, config
-        self._shards_digest, self._history = shards_digest, history
+        self._manifest, self._history = manifest, history
         self._job, self._coordinator = job, job["coordinator"]
         self._has_new_steps = False
 
@@ -271,7 +271,13 @@ class _WorkerCallbacks:
     def save(self, step: int, sums: list[list[float]]) -> None:
         # A copy, for the next steps go on while it is written.
         state = on_host(self._trainer.state(step, [*self._history], sums))
-        card = ModelCard(self._config.model, step, self._shards_digest, self._run.id.run_id)
+        card = ModelCard(
+            self._config.model,
+            step,
+            self._manifest.digest,
+            self._run.id.run_id,
+            alignment=self._manifest.alignment,
+        )
         config, submission_id = self._config.model_dump(mode="json"), self._job["submission_id"]
 
         def write(folder: Path) -> None:

@@ -88,6 +88,18 @@ def mistake(capsys, *words: str) -> str:
         ("attributes", "facevae attributes: missing --shards and --model\n"),
         ("edit --model m", "facevae edit: missing --vectors\n"),
         ("edit --model m --vectors v --editing.preset facenet_smile --editing.faces 3", "fixes"),
+        ("edit --model m --vectors v Smiling=x", "expected NAME=AMOUNT with an amount other than"),
+        ("edit --model m --vectors v Smiling=0", "found 'Smiling=0' in the mix"),
+        ("edit --model m --vectors v A=1 A=2", "the mix has A twice"),
+        ("edit --model m --vectors v A=1 --editing.mix [B=1]", "both say what to add"),
+        ("edit --model m --vectors v A=1 --editing.attribute B", "both say what to add"),
+        ("edit --model m --vectors v Smiling", "unknown option Smiling"),
+        ("train Smiling=1", "unknown option Smiling"),
+        ("edit --model m --vectors v --face 1", "face is of photos: give --image PHOTO, too"),
+        (
+            "edit --model m --vectors v --image p --photo_quality 9",
+            "photo_quality is of jpeg and webp, and photo_format is png",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, words, expected):
@@ -171,7 +183,7 @@ PATHS = {
     "shards": "output images attributes partition identities tracking.uri tracking.register_as",
     "train": "output shards init_from loss.weights",
     "attributes": "output shards model",
-    "edit": "output model vectors",
+    "edit": "output model vectors image identity_weights",
     "benchmark": "output against",
 }
 
@@ -309,6 +321,8 @@ def test_a_renamed_setting_has_two_names(tmp_path, name):
         "shards --sharding.crop square --images DIR --attributes FILE",
         "attributes --shards s --model m",
         "edit --model m --vectors v --editing.strengths [-1,0.5]",
+        "edit --model m --vectors v Smiling=+2 Eyeglasses=-1",
+        "edit --model m --vectors v --image p --face all --photo_format jpeg --photo_quality 9",
         "quickstart --training.ema_decay 0.9",
         "import-facenet --checkpoint c --model dfc_vae_large",
     ],
@@ -391,3 +405,15 @@ def test_a_switch_needs_no_value():
 )
 def test_what_does_not_go_with_aligned_shards_is_refused(capsys, options, found):
     assert found in mistake(capsys, "shards", "--align", *options)
+
+
+def test_words_are_a_mix_and_one_attribute_needs_no_brackets():
+    needed = ["--model=m", "--vectors=v"]
+    mixed = parse("edit", [*needed, "Smiling=+2"]).editing
+    assert (mixed.amounts, mixed.strengths) == ({"Smiling": 2.0}, (0.0, 1.0))
+    both = parse("edit", ["Smiling=+2", *needed, "Eyeglasses=-0.5"]).editing
+    assert both.amounts == {"Smiling": 2.0, "Eyeglasses": -0.5}
+    alike = parse("edit", [*needed, "--editing.mix", "[Smiling=+2, Eyeglasses=-0.5]"]).editing
+    assert alike == both
+    one = parse("edit", [*needed, "--editing.attribute", "Male"]).editing
+    assert (one.amounts, len(one.strengths)) == ({"Male": 1.0}, 10)

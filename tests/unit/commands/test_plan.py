@@ -157,6 +157,11 @@ def test_editing_takes_nothing_and_quickstart_takes_all_in_a_row():
     edit = describe_plan("edit", EditConfig(model="m", vectors="v"), [])
     assert len(edit) == 1
     assert edit[0].startswith("edit: 16 faces at 10 strengths, in this process")
+    mix = {"mix": ["Smiling=2", "Male=-1"]}
+    photo = describe_plan(
+        "edit", EditConfig(model="m", vectors="v", image="me.jpg", editing=mix), []
+    )
+    assert photo[0].startswith("edit: the photo me.jpg at 2 strengths, in this process")
     settings = train().model_dump(exclude={"output"})
     lines = describe_plan("quickstart", QuickstartConfig(**settings), LAPTOP)
     for start in ("images:", "shards:", "train:", "attributes:", "edit:"):

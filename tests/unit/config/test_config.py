@@ -17,6 +17,7 @@ from facevae.config import (
     TrainConfig,
     TrainingConfig,
 )
+from facevae.config.editing import NOT_OF_PRESETS
 
 RECIPES = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 SECTIONS = [
@@ -132,7 +133,8 @@ def test_the_flags_of_a_source_go_together(flags, problem):
 def test_a_preset_stands_alone():
     assert EditingConfig(preset="facenet_smile").preset == "facenet_smile"
     others = {"attribute": ["Male"], "strengths": [1], "image_ids": ["a"], "faces": 3, "columns": 3}
-    assert set(others) == set(EditingConfig.model_fields) - {"preset"}
+    others["mix"] = ["Male=1"]
+    assert set(others) == set(EditingConfig.model_fields) - {*NOT_OF_PRESETS}
     for name, value in others.items():
         EditingConfig(**{name: value})
         with pytest.raises(ValidationError, match=f"fixes {name}"):

@@ -8,7 +8,13 @@ from torch import nn
 from facevae.attributes.hdf5 import write_hdf5
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
 from facevae.config import EditingConfig, ModelConfig
-from facevae.editing.latent_edit import FACENET_FACES, choose_faces, decode_strengths, edit_fidelity
+from facevae.editing.latent_edit import (
+    FACENET_FACES,
+    choose_faces,
+    decode_strengths,
+    edit_direction,
+    edit_fidelity,
+)
 from facevae.errors import UserError
 from facevae.models import VAE, build_vae
 from facevae.models.vae import Posterior
@@ -118,6 +124,23 @@ class Mirror(VAE):
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return normalise((100 + 10 * latents)[:, :, None, None].expand(-1, -1, 8, 8))
+
+
+def test_a_mix_that_takes_its_first_attribute_away_edits_faces_that_have_it(write):
+    found = choose_faces(write(), EditingConfig(mix=("Male=-1", "Smiling=2"), faces=3))
+    assert (found.attributes[:, 1] == 1).all()
+    with pytest.raises(UserError, match="no face without Male"):
+        choose_faces(write(), EditingConfig(mix=("Male=1",)))
+
+
+def test_a_mix_moves_by_the_amount_of_each_and_what_is_kept_is_of_each():
+    editing = EditingConfig(mix=("Smiling=2", "Male=-0.5"), strengths=(0.0, 2.0))
+    direction = edit_direction(vectors(), editing)
+    np.testing.assert_allclose(direction, [3.5, -1.5, 2])
+    vae, latents = Mirror(0.5).eval(), np.array([[0, 1, 2], [-3, 0, 1]], np.float64)
+    drawn = decode_strengths(vae, latents, direction, editing.strengths)
+    measured = edit_fidelity(vae, drawn, vectors(), editing)
+    assert measured == pytest.approx({"kept/Smiling": 0.5, "kept/Male": 0.5}, rel=1e-3)
 
 
 @pytest.mark.parametrize("kept", [1.0, 0.25])

@@ -1,0 +1,77 @@
+"""What every edit begins with: a model and vectors that belong together."""
+
+from typing import Any, NamedTuple
+
+from facevae.attributes.hdf5 import read_vectors, vectors_file
+from facevae.attributes.vectors import AttributeVectors
+from facevae.config import EditConfig
+from facevae.editing.latent_edit import edit_direction
+from facevae.models import VAE
+from facevae.models.checkpoint import ModelCard, load_model
+from facevae.runs import storage
+from facevae.tracking import (
+    TRAINING_RUN_TAG,
+    VECTORS_RUN_TAG,
+    RunId,
+    model_folder,
+    read_run_id,
+    trained_by,
+)
+
+
+class EditInputs(NamedTuple):
+    """A model, and vectors that were computed with it."""
+
+    vae: VAE
+    card: ModelCard
+    vectors: AttributeVectors
+    vectors_uri: str
+    """their file"""
+    model_run: RunId | None
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What an edit is of, beside its settings."""
+        return {
+            "model_digest": self.card.digest,
+            "shards_digest": self.vectors.shards_digest,
+            "labels_digest": self.vectors.labels_digest,
+        }
+
+    def tags(self) -> dict[str, str]:
+        """What links a run to those whose results it uses."""
+        vectors_run = read_run_id(storage.parent(self.vectors_uri))
+        return {
+            TRAINING_RUN_TAG: self.card.run_id,
+            VECTORS_RUN_TAG: vectors_run.run_id if vectors_run else "",
+        }
+
+
+def read_inputs(config: EditConfig) -> EditInputs:
+    """Read the model and the vectors.
+
+    Raises:
+        UserError: no such model or vectors, vectors of another model, or an attribute to edit has
+            no vector.
+    """
+    uri = vectors_file(config.vectors)
+    vectors = read_vectors(uri)
+    with model_folder(config.model, config.tracking, config.output) as path:
+        vae, card = load_model(path)
+    vectors.check_model(card.digest)
+    edit_direction(vectors, config.editing)
+    return EditInputs(vae, card, vectors, uri, trained_by(config.model, card))
+
+
+def loss_settings(model: str) -> dict[str, Any] | None:
+    """The settings of the loss of a model that is named by a folder; none: they are not known."""
+    folder = storage.absolute(model)
+    above = storage.parent(folder)
+    for place in (folder, above, storage.parent(above), storage.join(folder, "train")):
+        uri = storage.join(place, "config.json")
+        if storage.exists(uri):
+            settings = storage.read_json(uri)
+            loss = settings.get("loss") if isinstance(settings, dict) else None
+            if isinstance(loss, dict):
+                return loss
+    return None

@@ -1,0 +1,237 @@
+"""`edit --image PHOTO`: the face of one's own photo, edited and put back."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from facevae.attributes.population import Population, read_population
+from facevae.commands.edit_inputs import EditInputs, loss_settings, read_inputs
+from facevae.commands.run_step import Metrics, Step, Work, run_step
+from facevae.config import AlignmentConfig, EditConfig, PhotoConfig
+from facevae.data.detector import MtcnnDetector
+from facevae.editing.latent_edit import edit_direction
+from facevae.editing.photo_edit import FoundFaces
+from facevae.editing.photo_editor import (
+    CARD,
+    LABELLED_GRID,
+    WRITTEN,
+    PhotoEditor,
+    WrittenPhoto,
+)
+from facevae.errors import UserError
+from facevae.perceptual.identity import IdentityNetwork
+from facevae.perceptual.weights import is_same_network
+from facevae.report.strength_grids import strength_grid
+from facevae.runs import storage
+from facevae.runs.progress import log
+from facevae.tracking import Run
+
+CLAIM = "edit.json"
+FILES_LOGGED = 16
+"""of a photo in the run's record: a file is there for each strength"""
+
+
+def edit_photo(config: EditConfig, image: str) -> Metrics:
+    """Edit the faces of a photo, or of a folder of photos (`edit_folder`).
+
+    Writes `edit.png` and `edit_labelled.png` (the aligned face at each strength), `photo.*` (the
+    photo at the highest strength) and `photo_<strength>.*`, `before_after.*` if asked for,
+    `card.json` and `result.json`.
+
+    Args:
+        config: with absolute paths.
+        image: the photo, or the folder.
+
+    Returns:
+        `faces`, `strengths`; of the first face `psnr_db`, and for each edited attribute
+        `score/<attribute>/before` and `/after` (at the highest strength, as the decoded face is
+        encoded again; -0.5 is the mean without it, 0.5 with it); `outside_the_data`, the strengths
+        at which it is there.
+
+    Raises:
+        UserError: no such model, vectors, attribute, photo or face; nothing is written then.
+    """
+    if is_folder(image):
+        from facevae.commands.edit_folder import edit_folder  # one photo needs no Ray
+
+        return edit_folder(config, image)
+    inputs = read_inputs(config)
+    name = image.rpartition("/")[2]
+    data = _read(image)
+    alignment = resolve_alignment(config, inputs)
+    identity = load_identity(config)
+    population = read_population(inputs.vectors_uri, inputs.vectors)
+    editor = make_editor(config, inputs, population, alignment, identity)
+    found = editor.find(data, name)
+    sha256 = hashlib.sha256(data).hexdigest()
+    step = Step(
+        command="edit",
+        output=config.output,
+        tracking=config.tracking,
+        claim=CLAIM,
+        identity={**edit_identity(config, inputs, alignment), "image": sha256},
+        product=CARD,
+        written={"": rf"{WRITTEN}|result\.json"},
+        is_reusable=True,
+    )
+    edit = partial(_edit, config.output, inputs, editor, found, name, {"sha256": sha256})
+    work = Work(config.model_dump(mode="json"), step.identity, edit, inputs.model_run)
+    metrics = run_step(step, lambda _: work)
+    _tell(config.output)
+    return metrics
+
+
+def is_folder(uri: str) -> bool:
+    """Whether there is a folder at a path or URI."""
+    filesystem, path = storage.filesystem_of(uri)
+    with storage.translate_errors(uri):
+        return bool(filesystem.isdir(path))
+
+
+def _read(image: str) -> bytes:
+    try:
+        return storage.read_bytes(image)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"no photo at {image}: give the path of a photo, or of a folder of them"
+        ) from error
+
+
+def resolve_alignment(config: EditConfig, inputs: EditInputs) -> AlignmentConfig:
+    """How faces are found and cut out: as asked for, else as the model's training images were."""
+    trained = inputs.card.alignment
+    if config.alignment.framing == "auto" and "framing" not in trained:
+        log(
+            "alignment.framing auto: the model does not tell how its training images were cut; "
+            "celeba is taken, and --alignment.framing sets another"
+        )
+    return config.alignment.resolved(trained, all_faces=config.face != 0)
+
+
+def load_identity(config: EditConfig) -> IdentityNetwork | None:
+    """The network that judges identity; none: none is asked for.
+
+    Raises:
+        UserError: it is that of the loss, which would judge itself; or it cannot be had.
+    """
+    if config.identity_weights is None:
+        return None
+    loss = loss_settings(config.model)
+    if loss is not None and is_same_network(loss, config.identity_weights):
+        raise UserError(
+            f"--identity_weights {config.identity_weights} are those of the model's loss, which "
+            "would judge itself: give others"
+        )
+    return IdentityNetwork(config.identity_weights)
+
+
+def make_editor(
+    config: EditConfig,
+    inputs: EditInputs,
+    population: Population,
+    alignment: AlignmentConfig,
+    identity: IdentityNetwork | None,
+) -> PhotoEditor:
+    """What edits photos, with everything that it needs in memory."""
+    return PhotoEditor(
+        vae=inputs.vae,
+        direction=edit_direction(inputs.vectors, config.editing),
+        population=population,
+        editing=config.editing,
+        photo=config,
+        alignment=alignment,
+        detector=MtcnnDetector(alignment),
+        identity=identity,
+        about={
+            "model": {"digest": inputs.card.digest, "step": inputs.card.step},
+            "vectors": {
+                "method": inputs.vectors.method,
+                "shards_digest": inputs.vectors.shards_digest,
+            },
+            "identity": _about_identity(config),
+        },
+    )
+
+
+def _about_identity(config: EditConfig) -> dict[str, Any]:
+    """Which network judges identity, or why none does."""
+    if config.identity_weights is None:
+        return {
+            "network": None,
+            "note": "not judged: give --identity_weights, of a face network other than the loss's",
+        }
+    loss = loss_settings(config.model)
+    known = "is another than the loss's" if loss else "may be the loss's, which is not known"
+    weights = config.identity_weights
+    return {"network": f"inception_resnet_v1 {weights}", "note": f"the network {known}"}
+
+
+def edit_identity(
+    config: EditConfig, inputs: EditInputs, alignment: AlignmentConfig
+) -> dict[str, Any]:
+    """What an edit of photos is of, but for the photos."""
+    settings = config.model_dump(mode="json")
+    photo = {name: settings[name] for name in PhotoConfig.model_fields if name != "image"}
+    return {
+        "editing": settings["editing"],
+        "photo": photo,
+        "alignment": alignment.model_dump(mode="json"),
+        **inputs.digests,
+    }
+
+
+def _edit(
+    output: str,
+    inputs: EditInputs,
+    editor: PhotoEditor,
+    found: FoundFaces,
+    name: str,
+    key: Mapping[str, Any],
+    run: Run,
+) -> Metrics:
+    run.tags(inputs.tags())
+    written = editor.write(found, name, output, dict(key))
+    run.image("edit", 0, strength_grid(written.strips, 1))
+    run.picture(LABELLED_GRID, written.labelled)
+    run.json(CARD, written.card)
+    for file in written.files[:FILES_LOGGED]:
+        with storage.local_copy(storage.join(output, file)) as path:
+            run.file(path)
+    metrics = _metrics(written, editor)
+    run.metrics(0, metrics)
+    return metrics
+
+
+def _metrics(written: WrittenPhoto, editor: PhotoEditor) -> Metrics:
+    face = written.card["faces"][0]
+    strengths = editor.editing.strengths
+    highest = face["after"][max(range(len(strengths)), key=lambda k: strengths[k])]
+    scores = {
+        f"score/{name}/{when}": state["scores"][name]["decoded"]
+        for name in editor.editing.amounts
+        for when, state in (("before", face["before"]), ("after", highest))
+    }
+    return {
+        "faces": float(len(written.card["faces"])),
+        "strengths": float(len(strengths)),
+        "psnr_db": face["reconstruction"]["psnr_db"],
+        **scores,
+        "outside_the_data": float(sum(state["outside_the_data"] for state in face["after"])),
+    }
+
+
+def _tell(output: str) -> None:
+    """Say where the photos are, what they lost, and which faces are like none of the data."""
+    card = storage.read_json(storage.join(output, CARD))
+    photo = next(name for name in card["files"] if name.startswith("photo."))
+    log(f"photo: {storage.join(output, photo)}")
+    for lost in card["lost"]:
+        log(f"lost: {lost}")
+    for face in card["faces"]:
+        outside = [f"{s['strength']:g}" for s in face["after"] if s["outside_the_data"]]
+        if outside:
+            log(
+                f"face {face['index']}: outside the data at strength {', '.join(outside)}, further "
+                f"from their middle than {card['data']['outside_quantile']:.0%} of the faces"
+            )

@@ -1,0 +1,48 @@
+"""The network that judges identity."""
+
+import numpy as np
+import pytest
+import torch
+from facenet_pytorch.models.inception_resnet_v1 import InceptionResnetV1
+
+from facevae.errors import UserError
+from facevae.perceptual.identity import IdentityNetwork
+from facevae.perceptual.weights import is_same_network
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    """A file of random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "random.pt"
+    torch.save(InceptionResnetV1().state_dict(), path)
+    return str(path)
+
+
+def test_embeddings_are_facenet_pytorchs(weights):
+    faces = np.random.default_rng(0).integers(0, 256, (2, 160, 160, 3), np.uint8)
+    network = InceptionResnetV1().eval()
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    with torch.no_grad():
+        expected = network((torch.from_numpy(faces).permute(0, 3, 1, 2).float() - 127.5) / 128)
+    found = IdentityNetwork(weights).embed(faces)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+
+
+def test_weights_that_are_not_there_name_their_setting():
+    with pytest.raises(UserError, match="identity_weights: expected vggface2, casia-webface"):
+        IdentityNetwork("nowhere.pt")
+
+
+def test_the_losss_own_network_is_told(weights, tmp_path):
+    copy = tmp_path / "copy.pt"
+    copy.write_bytes(open(weights, "rb").read())  # noqa: PTH123, SIM115
+    loss = {"reconstruction": "perceptual", "network": "inception_resnet_v1", "weights": weights}
+    assert is_same_network(loss, str(copy))
+    assert not is_same_network(loss, "vggface2")
+    assert is_same_network(loss | {"weights": "vggface2"}, "vggface2")
+    assert not is_same_network(loss | {"weights": "vggface2"}, "casia-webface")
+    assert not is_same_network(loss | {"network": "mtcnn_onet"}, weights)
+    assert not is_same_network(loss | {"reconstruction": "pixel"}, weights)
+    assert not is_same_network({}, weights)
