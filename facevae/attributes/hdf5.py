@@ -1,7 +1,8 @@
 """The HDF5 file of attribute vectors and of the latents they came from.
 
 It has the names and shapes of the original's `attribute_vectors.h5` (see `write_hdf5`), so each
-reads the other's; ours adds what the vectors came from, how sure they are, and image names.
+reads the other's; ours adds what the vectors came from, how sure they are, directions by other
+methods, image names and people.
 
 Legend: N images in the data set, n in a batch, Z latent size, A attributes.
 """
@@ -18,6 +19,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from facevae.attributes.global_heaps import check_heaps_of
+from facevae.attributes.hdf5_directions import read_directions, write_directions
 from facevae.attributes.vectors import AttributeVectors, LatentBatch, index_of
 from facevae.errors import UserError, refuse_damaged
 from facevae.runs.storage import atomic_file, open_to_read
@@ -26,6 +28,7 @@ VECTORS = "attribute_vectors.h5"
 """the file of a run's vectors in its output folder"""
 FORMAT_VERSION = 1
 TEXTS_PER_WRITE = 1 << 16
+ROWS_PER_READ = 1 << 13
 BLOCK_BYTES = 1 << 20
 """what is fetched at once from an object store: HDF5 reads many small pieces"""
 MOST_COMPRESSED = 1100
@@ -44,9 +47,10 @@ def write_hdf5(
 
     As the original: `latent_vars` f64 [N,Z], `attributes` f64 [N,A] in {-1, 0, +1}, `fields` [A]
     strings, `attribute_vectors` f32 [A,Z]. Ours: `image_ids` and `splits` [N] strings,
-    `positive_count`, `negative_count` i64 [A], `standard_errors` f32 [A,Z], `valid` bool [A]; file
-    attributes `method`, the three digests and `format_version`. The same images give the same
-    bytes, however they are cut into batches. Nothing is left behind if a batch fails.
+    `identities` i64 [N] if the batches have them, `positive_count`, `negative_count` i64 [A],
+    `standard_errors` f32 [A,Z], `valid` bool [A]; the group `directions`; file attributes `method`,
+    the three digests, `lineage` and `format_version`. The same images give the same bytes, however
+    they are cut into batches. Nothing is left behind if a batch fails.
 
     `log` is called with the whole file, under its own name in a local folder, before it goes to
     `uri`.
@@ -69,7 +73,9 @@ def write_hdf5(
 
 
 def _write_vectors(file: h5py.File, vectors: AttributeVectors) -> None:
-    for name in ("method", *_DIGESTS):
+    for name in ("method", "lineage", *_DIGESTS):
+        if name == "lineage" and not vectors.lineage:
+            continue
         # Of fixed length: where a text of an attribute lies in a heap, the library does not tell.
         file.attrs[name] = np.bytes_(getattr(vectors, name))
     file.attrs["format_version"] = FORMAT_VERSION
@@ -77,6 +83,8 @@ def _write_vectors(file: h5py.File, vectors: AttributeVectors) -> None:
     file.create_dataset("attribute_vectors", data=vectors.vectors)
     for name in ("positive_count", "negative_count", "standard_errors", "valid"):
         file.create_dataset(name, data=getattr(vectors, name))
+    if vectors.directions is not None:
+        write_directions(file, vectors.directions)
 
 
 def _write_images(
@@ -99,6 +107,8 @@ def _write_images(
         if done > count:
             break
         latents[rows], labels[rows] = batch.latents, batch.attributes
+        if batch.identities is not None:
+            file.require_dataset("identities", (count,), np.int64)[rows] = batch.identities
         waiting[0].extend(batch.image_id)
         waiting[1].extend(batch.split)
         # The places of texts in the file follow the writes: blocks of one size, whatever the batch.
@@ -187,7 +197,7 @@ def read_vectors(uri: str | Path) -> AttributeVectors:
     """The vectors of a file, ours or the original's.
 
     The original keeps no counts, errors and digests: counts are taken from its labels, errors are
-    NaN and digests empty.
+    NaN and digests empty. It has no `directions`, nor have older files of ours.
 
     Raises:
         UserError: the file is missing, cut short, or holds something else.
@@ -210,8 +220,32 @@ def read_vectors(uri: str | Path) -> AttributeVectors:
             standard_errors=errors,
             valid=valid,
             method=str(opened.attribute("method", "mean_difference")),
-            **{digest: str(opened.attribute(digest, "")) for digest in _DIGESTS},
+            model_digest=str(opened.attribute("model_digest", "")),
+            shards_digest=str(opened.attribute("shards_digest", "")),
+            labels_digest=str(opened.attribute("labels_digest", "")),
+            directions=read_directions(file, *directions.shape),
+            lineage=str(opened.attribute("lineage", "")),
         )
+
+
+def read_batches(uri: str | Path, size: int = ROWS_PER_READ) -> Iterator[LatentBatch]:
+    """All images of a file in their order, some at a time; latents are f64 as stored.
+
+    Raises:
+        UserError: the file is not ours.
+    """
+    with _opened(uri) as opened:
+        file, names, splits = opened.file, opened.image_ids(), opened.splits()
+        people = file.get("identities")
+        for start in range(0, len(names), size):
+            rows = slice(start, start + size)
+            yield LatentBatch(
+                names[rows],
+                splits[rows],
+                file["latent_vars"][rows],
+                file["attributes"][rows].astype(np.int8),
+                None if people is None else people[rows].astype(np.int64),
+            )
 
 
 def rows_without(uri: str | Path, attribute: str) -> Int64[np.ndarray, " n"]:
@@ -308,7 +342,7 @@ def _check_layout(uri: str | Path, opened: _Opened) -> None:
     shapes = {
         **dict.fromkeys(("fields", "positive_count", "negative_count", "valid"), (attributes,)),
         **dict.fromkeys(("attribute_vectors", "standard_errors"), (attributes, size)),
-        **dict.fromkeys(("image_ids", "splits"), (images,)),
+        **dict.fromkeys(("image_ids", "splits", "identities"), (images,)),
         "latent_vars": (images, size),
         "attributes": (images, attributes),
     }
