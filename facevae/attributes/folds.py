@@ -19,6 +19,8 @@ from facevae.attributes.vectors import LatentBatch
 
 BLOCK = 8192
 """rows whose statistics are computed at once"""
+MAX_ATTRIBUTES = 512
+"""attributes whose sums by fold fit in memory with ease: their number grows with the square"""
 TRAIN_SPLITS = ("train", "")
 """splits that directions come from; files of the original name none"""
 UNKNOWN = -1

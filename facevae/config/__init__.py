@@ -21,8 +21,10 @@ from facevae.config.commands import (
     ShardsConfig,
     SourceConfig,
     TrainConfig,
+    VectorsConfig,
 )
 from facevae.config.data import CropBox, LabelEncoding, ShardingConfig, SyntheticConfig
+from facevae.config.directions import DirectionsConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
 from facevae.config.tracking import TrackingConfig
@@ -42,6 +44,7 @@ __all__ = [
     "AttributesConfig",
     "BenchmarkConfig",
     "CropBox",
+    "DirectionsConfig",
     "EditConfig",
     "EditingConfig",
     "EncodingConfig",
@@ -61,4 +64,5 @@ __all__ = [
     "TrackingConfig",
     "TrainConfig",
     "TrainingConfig",
+    "VectorsConfig",
 ]

@@ -276,6 +276,11 @@ def _match(ids: Sequence[str], files: Sequence[str]) -> tuple[dict[str, int], di
     return rows, reasons
 
 
+def rows_by_file(ids: Sequence[str], files: Sequence[str]) -> dict[str, int]:
+    """Returns the row of each file that a table of these ids has a row for, as for labels."""
+    return _match(ids, files)[0]
+
+
 def _grouped(items: Iterable[Item], keys: Iterable[str]) -> dict[str, list[Item]]:
     groups: dict[str, list[Item]] = {}
     for item, key in zip(items, keys, strict=True):
