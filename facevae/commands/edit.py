@@ -1,5 +1,6 @@
 """`edit`: stored faces and vectors to pictures of edited faces."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 
@@ -7,11 +8,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from facevae.attributes.hdf5 import VECTORS, read_vectors
-from facevae.attributes.vectors import AttributeVectors, LatentBatch
+from facevae.attributes.vectors import AttributeVectors
 from facevae.commands.paths import check_paths, with_absolute_paths
 from facevae.commands.run_step import Metrics, Step, Work, run_step
 from facevae.config import EditConfig
-from facevae.editing.latent_edit import choose_faces, decode_strengths, edit_fidelity
+from facevae.editing.edits import Edited, directions_of, edit_stored
+from facevae.editing.latent_edit import decode, edit_fidelity
 from facevae.models import VAE
 from facevae.models.checkpoint import load_model
 from facevae.report.grids import save_png
@@ -35,9 +37,11 @@ def edit_faces(config: EditConfig) -> Metrics:
     """Decode faces at every strength; writes `edit.png`, `edit_labelled.png` and `result.json`.
 
     Returns:
-        Counts, and `kept/<attribute>`: the share of the asked-for change along the vector that is
-        found again when the edited faces are encoded (1: all of it); `mesh/strength_<s>` and
-        `high_frequencies/strength_<s>` of the lowest and the highest strength (report/spectrum.py).
+        Counts; for strengths `kept/<attribute>`: the share of the asked-for change along the
+        direction that is found again when the edited faces are encoded (1: all of it), and how
+        scores change (`edit_fidelity`); `stopped`: the share of the moves that damping stopped;
+        `mesh/strength_<s>` and `high_frequencies/strength_<s>` of the lowest and the highest column
+        (report/spectrum.py).
 
     Raises:
         UserError: no such model, vectors, attribute or face; or vectors of another model.
@@ -50,9 +54,7 @@ def edit_faces(config: EditConfig) -> Metrics:
     with model_folder(config.model, config.tracking, output) as path:
         vae, card = load_model(path)
     vectors.check_model(card.digest)
-    for name in config.editing.attribute:
-        vectors.vector(name)
-    faces = choose_faces(uri, config.editing)
+    edited = edit_stored(uri, vectors, config.editing)
     vectors_run = read_run_id(storage.parent(uri))
     tags = {
         TRAINING_RUN_TAG: card.run_id,
@@ -69,15 +71,16 @@ def edit_faces(config: EditConfig) -> Metrics:
             "model_digest": card.digest,
             "shards_digest": vectors.shards_digest,
             "labels_digest": vectors.labels_digest,
+            "latents": hashlib.sha256(edited.latents.tobytes()).hexdigest(),
         },
         product=LABELLED_GRID,
         written={"": r"edit(_labelled)?\.png|result\.json"},
         is_reusable=True,
     )
-    edit = partial(_edit, config, output, vae, vectors, faces, tags)
+    edit = partial(_edit, config, output, vae, vectors, edited, tags)
     work = Work(settings, step.identity, edit, trained_by(config.model, card))
     metrics = run_step(step, lambda _: work)
-    log("faces: " + " ".join(faces.image_id))
+    log("faces: " + " ".join(edited.names))
     return metrics
 
 
@@ -86,27 +89,34 @@ def _edit(
     output: str,
     vae: VAE,
     vectors: AttributeVectors,
-    faces: LatentBatch,
+    edited: Edited,
     tags: dict[str, str],
     run: Run,
 ) -> Metrics:
-    editing = config.editing
+    editing, names, columns = config.editing, edited.names, edited.columns
     run.tags(tags)
-    direction = np.sum([vectors.vector(name) for name in editing.attribute], axis=0)
-    decoded = decode_strengths(vae, faces.latents, direction, editing.strengths)
-    grid = strength_grid(decoded, editing.columns)
-    labelled = labelled_strength_grid(decoded, editing.strengths, faces.image_id, editing.columns)
+    decoded = decode(vae, edited.latents)
+    grid = strength_grid(decoded, edited.rows_side_by_side)
+    labelled = labelled_strength_grid(decoded, columns, names, edited.rows_side_by_side)
     save_png(grid, storage.join(output, GRID))
     save_png(labelled, storage.join(output, LABELLED_GRID))
     run.image("edit", 0, grid)
     run.picture(LABELLED_GRID, labelled)
-    run.json("faces.json", faces.image_id)
+    run.json("faces.json", names)
     metrics = {
-        "faces": float(len(faces.image_id)),
-        "strengths": float(len(editing.strengths)),
-        **edit_fidelity(vae, decoded, vectors, editing),
-        **_artefacts(decoded, editing.strengths),
+        "faces": float(len(names)),
+        "strengths": float(len(columns)),
+        **_artefacts(decoded, columns),
     }
+    if edited.stopped.any():
+        metrics["stopped"] = float(edited.stopped.mean())
+        log(
+            f"{int(edited.stopped.sum())} of {edited.stopped.size} moves were stopped where they "
+            "would leave the data; --editing.damp false lets them go on"
+        )
+    if editing.kind == "attribute" and editing.level is None:
+        directions = directions_of(vectors, editing)
+        metrics |= edit_fidelity(vae, decoded, vectors, editing, directions)
     run.metrics(0, metrics)
     return metrics
 

@@ -35,6 +35,7 @@ MAX_OPTIMAL = 500
 MAX_LABEL = 30
 """characters of a name in a picture"""
 MAX_INCHES, DOTS_PER_INCH = 30.0, 120
+_LOGARITHMIC_TICKS = [base * 10.0**power for power in range(-4, 5) for base in (1, 2, 5)]
 _COLOURS = ("#1f6feb", "#d4582a", "#2da44e", "#8250df")
 
 
@@ -221,6 +222,10 @@ def confidence_bars(
     right.set_xlabel("variance inflation (1: uncorrelated)")
     left.legend(frameon=False, loc="lower right")
     for axes in (left, right):
+        low, high = axes.get_xlim()
+        ticks = [t for t in _LOGARITHMIC_TICKS if low <= t <= high]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.grid(axis="x", color=_FAINT, linewidth=0.8)
