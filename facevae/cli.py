@@ -41,6 +41,11 @@ COMMANDS = {
     "attributes": Command(
         "a VAE and shards to attribute vectors", "AttributesConfig", "compute_attributes"
     ),
+    "vectors": Command(
+        "stored latents to vectors anew: images withdrawn, labels corrected",
+        "VectorsConfig",
+        "derive_vectors",
+    ),
     "edit": Command("stored faces and a vector to edited faces", "EditConfig", "edit_faces"),
     "benchmark": Command("how fast all of this is here", "BenchmarkConfig", "benchmark"),
     "quickstart": Command(

@@ -8,7 +8,6 @@ Legend: N images in the data set, n in a batch, Z latent size, A attributes.
 """
 
 import contextlib
-import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,11 +17,12 @@ import h5py
 import numpy as np
 from jaxtyping import Int64
 
+from facevae.attributes.deferred_errors import DeferredErrors
 from facevae.attributes.global_heaps import check_heaps_of
 from facevae.attributes.hdf5_directions import read_directions, write_directions
 from facevae.attributes.vectors import AttributeVectors, LatentBatch, index_of
 from facevae.errors import UserError, refuse_damaged
-from facevae.runs.storage import atomic_file, open_to_read
+from facevae.runs.storage import atomic_file, exists, join, open_to_read
 
 VECTORS = "attribute_vectors.h5"
 """the file of a run's vectors in its output folder"""
@@ -34,6 +34,12 @@ BLOCK_BYTES = 1 << 20
 MOST_COMPRESSED = 1100
 """how much larger data can be than their file: deflate's best"""
 _DIGESTS = ("model_digest", "shards_digest", "labels_digest")
+
+
+def vectors_file(uri: str) -> str:
+    """The file of vectors of a place: the one in that folder, or itself."""
+    inside = join(uri, VECTORS)
+    return inside if exists(inside) else uri
 
 
 def write_hdf5(
@@ -59,7 +65,7 @@ def write_hdf5(
         UserError: the batches do not hold `count` images, or the disk is full.
     """
     with atomic_file(str(uri)) as path:
-        with _DeferredErrors(path, "w+b") as raw:
+        with DeferredErrors(path, "w+b") as raw:
             with h5py.File(raw, "w") as file:
                 _write_vectors(file, vectors)
                 for _ in _write_images(uri, file, vectors.vectors.shape, batches, count):
@@ -124,37 +130,6 @@ def _write_images(
             f"expected latents of {count} images for {uri}, found "
             f"{done if done < count else 'more'}; did the shards change meanwhile? Run it again"
         )
-
-
-class _DeferredErrors(io.FileIO):
-    """A file that keeps its first failure to write, and drops what is written after it.
-
-    A write that fails while HDF5 closes a file, as on a full disk, leaves HDF5 in a state in which
-    it later ends the whole process (h5py 3.16, HDF5 2.0).
-    """
-
-    error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        rest = memoryview(data).cast("B")
-        while rest and self.error is None:
-            rest = rest[self._attempt(super().write, rest) :]
-        return memoryview(data).nbytes
-
-    def truncate(self, size: int | None = None) -> int:
-        return self._attempt(super().truncate, size)
-
-    def _attempt(self, act: Callable[[Any], int], argument: Any) -> int:
-        try:
-            return act(argument)
-        except OSError as error:
-            self.error = self.error or error
-            return 0
-
-    def check(self) -> None:
-        """Raise the failure, if there was one."""
-        if self.error:
-            raise self.error
 
 
 class _Opened(NamedTuple):
@@ -246,6 +221,31 @@ def read_batches(uri: str | Path, size: int = ROWS_PER_READ) -> Iterator[LatentB
                 file["attributes"][rows].astype(np.int8),
                 None if people is None else people[rows].astype(np.int64),
             )
+
+
+def read_image_ids(
+    uri: str | Path,
+) -> tuple[list[str], Int64[np.ndarray, " N"] | None]:
+    """The names of all images by row, and the people on them; none if the file does not know.
+
+    Raises:
+        UserError: the file is not ours.
+    """
+    with _opened(uri) as opened:
+        people = opened.file.get("identities")
+        return opened.image_ids(), None if people is None else people[:].astype(np.int64)
+
+
+def has_missing_labels(uri: str | Path) -> bool:
+    """Whether a label of an image is not known.
+
+    Raises:
+        UserError: the file is not ours.
+    """
+    with _opened(uri) as opened:
+        labels = opened.file["attributes"]
+        starts = range(0, len(labels), ROWS_PER_READ)
+        return any((labels[start : start + ROWS_PER_READ] == 0).any() for start in starts)
 
 
 def rows_without(uri: str | Path, attribute: str) -> Int64[np.ndarray, " n"]:

@@ -7,9 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from facevae.attributes.directions import Directions, derive_directions
 from facevae.attributes.encode import WRITTEN, EncoderPlan, encode_shards, plan_encoders
-from facevae.attributes.folds import MAX_ATTRIBUTES, fold_statistics
 from facevae.attributes.hdf5 import VECTORS
 from facevae.attributes.latents import read_latents
 from facevae.attributes.statistics import AttributeStatistics, reduce_shards
@@ -19,7 +17,7 @@ from facevae.commands.choose_precision import choose_precision
 from facevae.commands.paths import check_paths, paths_of, with_absolute_paths
 from facevae.commands.people import read_people, with_people
 from facevae.commands.run_step import OTHER_SHARDS, RESULT, Metrics, Step, Work, run_step
-from facevae.commands.write_vectors import WRITTEN_FILES, write_vectors
+from facevae.commands.write_vectors import WRITTEN_FILES, derive, write_vectors
 from facevae.config import HELD_OUT_SPLITS, AttributesConfig, DirectionsConfig, Split
 from facevae.data.shard_files import Manifest, read_image_ids, read_manifest
 from facevae.errors import UserError
@@ -27,7 +25,6 @@ from facevae.models.checkpoint import LoadedModel, ModelCard, load_model
 from facevae.ray_cluster.connect import connect
 from facevae.ray_cluster.nodes import cluster_nodes
 from facevae.runs import storage
-from facevae.runs.progress import log
 from facevae.tracking import SHARDS_RUN_TAG, TRAINING_RUN_TAG, Run, model_folder, trained_by
 
 CLAIM = "source.json"
@@ -154,7 +151,16 @@ def _compute(
         for batch in read_latents(config.output, manifest):
             yield batch if people is None else with_people(batch, people)
 
-    directions = _directions(config, manifest, by_split["train"], batches(), people is not None)
+    train = by_split["train"]
+    _, directions = derive(
+        batches(),
+        train.positive_mean.shape,
+        has_gaps=manifest.missing_labels,
+        min_count=config.encoding.min_count,
+        config=config.directions,
+        posterior_variance=train.posterior_variance_sum / max(train.count, 1),
+        folds_by_identity=people is not None,
+    )
     encoded = sum(part.count for part in by_split.values())
     metrics = {
         "images": float(encoded),
@@ -167,34 +173,6 @@ def _compute(
     }
     run.metrics(0, metrics)
     return metrics
-
-
-def _directions(
-    config: AttributesConfig,
-    manifest: Manifest,
-    train: AttributeStatistics,
-    batches: Iterator[LatentBatch],
-    has_people: bool,
-) -> Directions | None:
-    """The directions beside the mean differences; none for more attributes than these are for."""
-    attributes, size = train.positive_mean.shape
-    if attributes > MAX_ATTRIBUTES:
-        log(
-            f"no partial and LDA directions: {attributes} attributes are more than "
-            f"{MAX_ATTRIBUTES}; facevae vectors --only derives those of some"
-        )
-        return None
-    folds = fold_statistics(
-        batches, size, attributes, config.directions.folds, manifest.missing_labels
-    )
-    return derive_directions(
-        folds.train,
-        folds.validation,
-        min_count=config.encoding.min_count,
-        ridge=config.directions.ridge,
-        posterior_variance=train.posterior_variance_sum / max(train.count, 1),
-        folds_by_identity=has_people,
-    )[1]
 
 
 def _check_counts(by_split: Mapping[Split, AttributeStatistics], manifest: Manifest) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import UInt8
 
-from facevae.attributes.hdf5 import VECTORS, read_vectors
+from facevae.attributes.hdf5 import read_vectors, vectors_file
 from facevae.attributes.vectors import AttributeVectors
 from facevae.commands.paths import check_paths, with_absolute_paths
 from facevae.commands.run_step import Metrics, Step, Work, run_step
@@ -49,7 +49,7 @@ def edit_faces(config: EditConfig) -> Metrics:
     config = with_absolute_paths(config)
     output = config.output
     check_paths({"--output": output}, machines=1)
-    uri = _vectors_file(config.vectors)
+    uri = vectors_file(config.vectors)
     vectors = read_vectors(uri)
     with model_folder(config.model, config.tracking, output) as path:
         vae, card = load_model(path)
@@ -131,8 +131,3 @@ def _artefacts(
         for name, measure in (("mesh", mesh), ("high_frequencies", high_frequencies))
         for end in sorted(ends)
     }
-
-
-def _vectors_file(uri: str) -> str:
-    inside = storage.join(uri, VECTORS)
-    return inside if storage.exists(inside) else uri

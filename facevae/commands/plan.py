@@ -38,6 +38,9 @@ from facevae.runs import storage
 from facevae.tracking import MLFLOW_MODELS, model_folder
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+VECTORS_LINE = (
+    "vectors: from stored latents, in this process on its CPU; takes nothing of a cluster"
+)
 T = TypeVar("T")
 
 
@@ -47,7 +50,7 @@ def dry_run(command: str, config: Any) -> list[str]:
     Raises:
         UserError: data, model or settings are wrong, or something does not fit.
     """
-    if command == "edit":
+    if command in ("edit", "vectors"):
         return describe_plan(command, config, [])
     connect()
     return describe_plan(command, config, cluster_nodes(), is_cluster=True)
@@ -71,6 +74,8 @@ def describe_plan(
     lines = node_lines(nodes)
     if command == "edit":
         return [*lines, _edit_line(config.editing)]
+    if command == "vectors":
+        return [*lines, VECTORS_LINE]
     if is_cluster:
         check_paths(paths_of(config), len(nodes))
         if isinstance(config, TrainConfig) and config.loss.reconstruction == "perceptual":

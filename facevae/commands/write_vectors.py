@@ -1,4 +1,7 @@
-"""What `attributes` and `vectors` write of vectors: the file, their scores, a table, pictures."""
+"""What `attributes` and `vectors` have in common: directions, and what is written of them.
+
+Legend: Z latent size, A attributes.
+"""
 
 import csv
 import io
@@ -6,20 +9,68 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
+from jaxtyping import Float64
 
-from facevae.attributes.directions import Directions
+from facevae.attributes.directions import Directions, derive_directions
+from facevae.attributes.folds import MAX_ATTRIBUTES, fold_statistics
 from facevae.attributes.hdf5 import VECTORS, write_hdf5
 from facevae.attributes.scores import HeldOutScores, auc_mean
+from facevae.attributes.statistics import AttributeStatistics
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
 from facevae.commands.run_step import Metrics
+from facevae.config import DirectionsConfig
 from facevae.report import plots
 from facevae.report.grids import save_or_warn
 from facevae.runs import storage
+from facevae.runs.progress import log
 from facevae.tracking import Run
 
 TABLE = "directions.csv"
 WRITTEN_FILES = (VECTORS, TABLE, "similarity.png", "auc.png", "confidence.png")
 """the names of what is written, beside what the command itself writes"""
+
+
+def derive(
+    batches: Iterable[LatentBatch],
+    shape: tuple[int, ...],
+    *,
+    has_gaps: bool,
+    min_count: int,
+    config: DirectionsConfig,
+    posterior_variance: Float64[np.ndarray, " Z"],
+    folds_by_identity: bool,
+) -> tuple[AttributeStatistics, Directions | None]:
+    """The statistics of the training images among stored ones, and the directions they give.
+
+    No directions are derived of more attributes than `MAX_ATTRIBUTES`; a line says so.
+
+    Args:
+        batches: the images.
+        shape: A, Z.
+        has_gaps: whether labels may be missing.
+        min_count: an attribute needs this many images with and without it.
+        config: how.
+        posterior_variance: mean variance of the posteriors.
+        folds_by_identity: whether the images have people.
+    """
+    attributes, size = shape
+    is_too_many = attributes > MAX_ATTRIBUTES
+    folds = 1 if is_too_many else config.folds
+    parts = fold_statistics(batches, size, attributes, folds, has_gaps and not is_too_many)
+    if is_too_many:
+        log(
+            f"no partial and LDA directions: {attributes} attributes are more than "
+            f"{MAX_ATTRIBUTES}; facevae vectors --only derives those of some"
+        )
+        return parts.train[0], None
+    return derive_directions(
+        parts.train,
+        parts.validation,
+        min_count=min_count,
+        ridge=config.ridge,
+        posterior_variance=posterior_variance,
+        folds_by_identity=folds_by_identity,
+    )
 
 
 def write_vectors(

@@ -111,7 +111,7 @@ class AttributesConfig(Settings):
 class VectorsConfig(Settings):
     """`facevae vectors`: stored latents to attribute vectors anew, without encoding anything."""
 
-    output: NotEmpty = Field("runs/vectors", description="folder (or URI) of the new vectors")
+    output: NotEmpty = Field("runs/new_vectors", description="folder (or URI) of the new vectors")
     vectors: NotEmpty = Field(
         description="attribute_vectors.h5, or the folder that holds it; it stays as it is"
     )
