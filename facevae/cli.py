@@ -43,6 +43,11 @@ COMMANDS = {
     "attributes": Command(
         "a VAE and shards to attribute vectors", "AttributesConfig", "compute_attributes"
     ),
+    "vectors": Command(
+        "stored latents to vectors anew: images withdrawn, labels corrected",
+        "VectorsConfig",
+        "derive_vectors",
+    ),
     "edit": Command(
         "stored faces or photos, and vectors, to edited faces", "EditConfig", "edit_faces"
     ),

@@ -1,13 +1,13 @@
 """The HDF5 file of attribute vectors and of the latents they came from.
 
 It has the names and shapes of the original's `attribute_vectors.h5` (see `write_hdf5`), so each
-reads the other's; ours adds what the vectors came from, how sure they are, and image names.
+reads the other's; ours adds what the vectors came from, how sure they are, directions by other
+methods, image names and people.
 
 Legend: N images in the data set, n in a batch, Z latent size, A attributes.
 """
 
 import contextlib
-import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +17,9 @@ import h5py
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
+from facevae.attributes.deferred_errors import DeferredErrors
 from facevae.attributes.global_heaps import check_heaps_of
+from facevae.attributes.hdf5_directions import read_directions, write_directions
 from facevae.attributes.vectors import AttributeVectors, LatentBatch, index_of
 from facevae.errors import UserError, refuse_damaged
 from facevae.runs.storage import atomic_file, exists, join, open_to_read
@@ -26,10 +28,9 @@ VECTORS = "attribute_vectors.h5"
 """the file of a run's vectors in its output folder"""
 FORMAT_VERSION = 1
 TEXTS_PER_WRITE = 1 << 16
-ROWS_PER_READ = 4096
 BLOCK_BYTES = 1 << 20
 """what is fetched at once from an object store: HDF5 reads many small pieces"""
-IMAGES_PER_READ = 8192
+ROWS_PER_READ = 1 << 13
 LIBRARY = ("earliest", "v108")
 """the versions of HDF5 that can read the file: the original's h5py has 1.8 or 1.10"""
 MOST_COMPRESSED = 1100
@@ -54,9 +55,10 @@ def write_hdf5(
 
     As the original: `latent_vars` f64 [N,Z], `attributes` f64 [N,A] in {-1, 0, +1}, `fields` [A]
     strings, `attribute_vectors` f32 [A,Z]. Ours: `image_ids` and `splits` [N] strings,
-    `positive_count`, `negative_count` i64 [A], `standard_errors` f32 [A,Z], `valid` bool [A]; file
-    attributes `method`, the three digests and `format_version`. The same images give the same
-    bytes, however they are cut into batches. Nothing is left behind if a batch fails.
+    `identities` i64 [N] if the batches have them, `positive_count`, `negative_count` i64 [A],
+    `standard_errors` f32 [A,Z], `valid` bool [A]; the group `directions`; file attributes `method`,
+    the three digests, `lineage` and `format_version`. The same images give the same bytes, however
+    they are cut into batches. Nothing is left behind if a batch fails.
 
     `log` is called with the whole file, under its own name in a local folder, before it goes to
     `uri`.
@@ -65,7 +67,7 @@ def write_hdf5(
         UserError: the batches do not hold `count` images, or the disk is full.
     """
     with atomic_file(str(uri)) as path:
-        with _DeferredErrors(path, "w+b") as raw:
+        with DeferredErrors(path, "w+b") as raw:
             with h5py.File(raw, "w", libver=LIBRARY) as file:
                 _write_vectors(file, vectors)
                 for _ in _write_images(uri, file, vectors.vectors.shape, batches, count):
@@ -79,7 +81,9 @@ def write_hdf5(
 
 
 def _write_vectors(file: h5py.File, vectors: AttributeVectors) -> None:
-    for name in ("method", *_DIGESTS):
+    for name in ("method", "lineage", *_DIGESTS):
+        if name == "lineage" and not vectors.lineage:
+            continue
         # Of fixed length: where a text of an attribute lies in a heap, the library does not tell.
         file.attrs[name] = np.bytes_(getattr(vectors, name))
     file.attrs["format_version"] = FORMAT_VERSION
@@ -87,6 +91,8 @@ def _write_vectors(file: h5py.File, vectors: AttributeVectors) -> None:
     file.create_dataset("attribute_vectors", data=vectors.vectors)
     for name in ("positive_count", "negative_count", "standard_errors", "valid"):
         file.create_dataset(name, data=getattr(vectors, name))
+    if vectors.directions is not None:
+        write_directions(file, vectors.directions)
 
 
 def _write_images(
@@ -109,6 +115,8 @@ def _write_images(
         if done > count:
             break
         latents[rows], labels[rows] = batch.latents, batch.attributes
+        if batch.identities is not None:
+            file.require_dataset("identities", (count,), np.int64)[rows] = batch.identities
         waiting[0].extend(batch.image_id)
         waiting[1].extend(batch.split)
         # The places of texts in the file follow the writes: blocks of one size, whatever the batch.
@@ -124,37 +132,6 @@ def _write_images(
             f"expected latents of {count} images for {uri}, found "
             f"{done if done < count else 'more'}; did the shards change meanwhile? Run it again"
         )
-
-
-class _DeferredErrors(io.FileIO):
-    """A file that keeps its first failure to write, and drops what is written after it.
-
-    A write that fails while HDF5 closes a file, as on a full disk, leaves HDF5 in a state in which
-    it later ends the whole process (h5py 3.16, HDF5 2.0).
-    """
-
-    error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        rest = memoryview(data).cast("B")
-        while rest and self.error is None:
-            rest = rest[self._attempt(super().write, rest) :]
-        return memoryview(data).nbytes
-
-    def truncate(self, size: int | None = None) -> int:
-        return self._attempt(super().truncate, size)
-
-    def _attempt(self, act: Callable[[Any], int], argument: Any) -> int:
-        try:
-            return act(argument)
-        except OSError as error:
-            self.error = self.error or error
-            return 0
-
-    def check(self) -> None:
-        """Raise the failure, if there was one."""
-        if self.error:
-            raise self.error
 
 
 class _Opened(NamedTuple):
@@ -197,7 +174,7 @@ def read_vectors(uri: str | Path) -> AttributeVectors:
     """The vectors of a file, ours or the original's.
 
     The original keeps no counts, errors and digests: counts are taken from its labels, errors are
-    NaN and digests empty.
+    NaN and digests empty. It has no `directions`, nor have older files of ours.
 
     Raises:
         UserError: the file is missing, cut short, or holds something else.
@@ -220,8 +197,63 @@ def read_vectors(uri: str | Path) -> AttributeVectors:
             standard_errors=errors,
             valid=valid,
             method=str(opened.attribute("method", "mean_difference")),
-            **{digest: str(opened.attribute(digest, "")) for digest in _DIGESTS},
+            model_digest=str(opened.attribute("model_digest", "")),
+            shards_digest=str(opened.attribute("shards_digest", "")),
+            labels_digest=str(opened.attribute("labels_digest", "")),
+            directions=read_directions(file, *directions.shape),
+            lineage=str(opened.attribute("lineage", "")),
         )
+
+
+def read_batches(uri: str | Path, size: int = ROWS_PER_READ) -> Iterator[LatentBatch]:
+    """All images of a file in their order, some at a time; latents are f64 as stored.
+
+    Raises:
+        UserError: the file is not ours, or has a label other than -1, 0 and +1.
+    """
+    with _opened(uri) as opened:
+        file, names, splits = opened.file, opened.image_ids(), opened.splits()
+        people = file.get("identities")
+        for start in range(0, len(names), size):
+            rows = slice(start, start + size)
+            labels = file["attributes"][rows]
+            if (wrong := ~np.isin(labels, (-1, 0, 1))).any():
+                raise UserError(
+                    f"attributes in {uri} holds {labels[wrong][0]:g}: expected -1, 0 and +1; give "
+                    "a file that facevae or the original wrote"
+                )
+            yield LatentBatch(
+                names[rows],
+                splits[rows],
+                file["latent_vars"][rows],
+                labels.astype(np.int8),
+                None if people is None else people[rows].astype(np.int64),
+            )
+
+
+def read_image_ids(
+    uri: str | Path,
+) -> tuple[list[str], Int64[np.ndarray, " N"] | None]:
+    """The names of all images by row, and the people on them; none if the file does not know.
+
+    Raises:
+        UserError: the file is not ours.
+    """
+    with _opened(uri) as opened:
+        people = opened.file.get("identities")
+        return opened.image_ids(), None if people is None else people[:].astype(np.int64)
+
+
+def has_missing_labels(uri: str | Path) -> bool:
+    """Whether a label of an image is not known.
+
+    Raises:
+        UserError: the file is not ours.
+    """
+    with _opened(uri) as opened:
+        labels = opened.file["attributes"]
+        starts = range(0, len(labels), ROWS_PER_READ)
+        return any((labels[start : start + ROWS_PER_READ] == 0).any() for start in starts)
 
 
 def rows_without(uri: str | Path, attribute: str) -> Int64[np.ndarray, " n"]:
@@ -285,30 +317,6 @@ def read_rows(uri: str | Path, rows: Sequence[int] | Int64[np.ndarray, " n"]) ->
         )
 
 
-def read_batches(uri: str | Path) -> Iterator[LatentBatch]:
-    """All images of a file in the order of its rows, in batches, as `read_rows` gives them.
-
-    Raises:
-        UserError: the file is not ours, or has a label other than -1, 0 and +1.
-    """
-    with _opened(uri) as opened:
-        names, splits = opened.image_ids(), opened.splits()
-        for start in range(0, len(names), IMAGES_PER_READ):
-            rows = slice(start, start + IMAGES_PER_READ)
-            labels = opened.file["attributes"][rows]
-            if (wrong := ~np.isin(labels, (-1, 0, 1))).any():
-                raise UserError(
-                    f"attributes in {uri} holds {labels[wrong][0]:g}: expected -1, 0 and +1; give "
-                    "a file that facevae or the original wrote"
-                )
-            yield LatentBatch(
-                names[rows],
-                splits[rows],
-                opened.file["latent_vars"][rows],
-                labels.astype(np.int8),
-            )
-
-
 def read_slices(
     uri: str | Path, most_values: int = 25_000_000
 ) -> Iterator[tuple[Float64[np.ndarray, "n Z"], Int8[np.ndarray, "n A"]]]:
@@ -370,7 +378,7 @@ def _check_layout(uri: str | Path, opened: _Opened) -> None:
     shapes = {
         **dict.fromkeys(("fields", "positive_count", "negative_count", "valid"), (attributes,)),
         **dict.fromkeys(("attribute_vectors", "standard_errors"), (attributes, size)),
-        **dict.fromkeys(("image_ids", "splits"), (images,)),
+        **dict.fromkeys(("image_ids", "splits", "identities"), (images,)),
         "latent_vars": (images, size),
         "attributes": (images, attributes),
     }
@@ -398,7 +406,7 @@ def _check_layout(uri: str | Path, opened: _Opened) -> None:
 def _label_counts(labels: h5py.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of +1 and of -1 per attribute, int64 [A] each, read in slices."""
     counts = np.zeros((2, labels.shape[1]), np.int64)
-    for start in range(0, len(labels), IMAGES_PER_READ):
-        part = labels[start : start + IMAGES_PER_READ]
+    for start in range(0, len(labels), ROWS_PER_READ):
+        part = labels[start : start + ROWS_PER_READ]
         counts += [(part == sign).sum(axis=0) for sign in (1, -1)]
     return counts[0], counts[1]

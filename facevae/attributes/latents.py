@@ -79,6 +79,22 @@ def write_latents(folder: str, shard: str, batch: LatentBatch) -> None:
         pq.write_table(pa.table(columns), path, compression="none", write_page_checksum=True)
 
 
+def read_latent_ids(folder: str, shard: str) -> list[str]:
+    """The names of the images of a shard's latents.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    uri = latents_uri(folder, shard)
+    with refuse_damaged(
+        f"damaged latents {uri}",
+        "copy them again",
+        missing=f"no latents of shard {shard} in {folder}: choose one of its folder {LATENTS}",
+    ):
+        (ids,) = read_columns(uri, ("image_id",))
+        return values(ids, pa.string())
+
+
 def read_latents(folder: str, manifest: Manifest) -> Iterator[LatentBatch]:
     """All rows, a shard at a time, in shard order.
 

@@ -3,30 +3,42 @@
 Legend: n images in a batch, Z latent size, A attributes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import starmap
 
 import numpy as np
-from jaxtyping import Float64, Int8
+from jaxtyping import Bool, Float, Float64, Int8
 
-from facevae.attributes.vectors import AttributeVectors, LatentBatch
+from facevae.attributes.directions import Directions
+from facevae.attributes.vectors import LatentBatch
 from facevae.config import HELD_OUT_SPLITS
 
 
 class HeldOutScores:
-    """Area under the ROC curve of the projection z . v_k, gathered batch by batch.
+    """Area under the ROC curve of the projection z . w_k, gathered batch by batch.
 
     It is the chance that a random image with the attribute projects further than a random one
     without. Only images of held-out splits count; missing labels (0) and images whose latent is
     not finite are skipped. Memory: 9 bytes per held-out image and attribute.
     """
 
-    def __init__(self, vectors: AttributeVectors) -> None:
-        self._names = [n for n, valid in zip(vectors.names, vectors.valid, strict=True) if valid]
-        self._valid = vectors.valid
-        self._directions = vectors.vectors[vectors.valid].astype(np.float64)
+    def __init__(
+        self,
+        names: Sequence[str],
+        valid: Bool[np.ndarray, " A"],
+        directions: Float[np.ndarray, "A Z"],
+    ) -> None:
+        """Takes the directions to project on: w_k of the valid attributes."""
+        self._names = [name for name, is_valid in zip(names, valid, strict=True) if is_valid]
+        self._valid = valid
+        self._directions = directions[valid].astype(np.float64)
         self._projections = [np.empty((0, len(self._names)))]
         self._labels = [np.empty((0, len(self._names)), np.int8)]
+
+    @classmethod
+    def of_lda(cls, names: Sequence[str], directions: Directions) -> "HeldOutScores":
+        """Of the weights of the discriminants."""
+        return cls(names, np.isfinite(directions.lda).all(axis=1), directions.lda)
 
     def add(self, batch: LatentBatch) -> None:
         """Take what counts of a batch."""

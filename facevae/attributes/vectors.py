@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int8, Int64
 
+from facevae.attributes.directions import Directions
+from facevae.attributes.estimators import is_valid
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.errors import UserError
 
@@ -22,6 +24,8 @@ class LatentBatch(NamedTuple):
     split: list[str]
     latents: Float[np.ndarray, "n Z"]
     attributes: Int8[np.ndarray, "n A"]
+    identities: Int64[np.ndarray, " n"] | None = None
+    """the number of the person on each image, -1: unknown; none: of no image is it known"""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,6 +46,10 @@ class AttributeVectors:
     model_digest: str = ""
     shards_digest: str = ""
     labels_digest: str = ""
+    directions: Directions | None = None
+    """partial and LDA directions and errors; none in files of the original and of older versions"""
+    lineage: str = ""
+    """what was changed since the images were encoded, as JSON; empty: nothing"""
 
     def vector(self, name: str) -> Float32[np.ndarray, " Z"]:
         """The direction of an attribute.
@@ -89,7 +97,7 @@ def mean_difference(
     """
     positive, negative = statistics.positive_count, statistics.negative_count
     assert len(names) == len(positive), f"{len(names)} names for {len(positive)} attributes"
-    valid = np.minimum(positive, negative) >= max(min_count, 1)
+    valid = is_valid(statistics, min_count)
     return AttributeVectors(
         names=tuple(names),
         vectors=_masked(statistics.mean_difference(), valid),

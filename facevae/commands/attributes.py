@@ -3,45 +3,47 @@
 import re
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from facevae.attributes.encode import WRITTEN, encode_shards, plan_encoders
-from facevae.attributes.hdf5 import VECTORS, write_hdf5
+from facevae.attributes.hdf5 import VECTORS
 from facevae.attributes.latents import read_latents
-from facevae.attributes.scores import HeldOutScores, auc_mean
 from facevae.attributes.statistics import AttributeStatistics, reduce_shards
-from facevae.attributes.vectors import AttributeVectors, LatentBatch, mean_difference
-from facevae.commands.check_labels import check_vectors
+from facevae.attributes.vectors import LatentBatch, mean_difference
+from facevae.commands.check_labels import check_vectors, of_shards
 from facevae.commands.choose_precision import choose_precision
 from facevae.commands.paths import check_paths, paths_of, with_absolute_paths
-from facevae.commands.run_step import OTHER_SHARDS, Metrics, Step, Work, run_step
-from facevae.config import HELD_OUT_SPLITS, AttributesConfig, Split
-from facevae.data.shard_files import Manifest, read_manifest
+from facevae.commands.people import read_people, with_people
+from facevae.commands.run_step import OTHER_SHARDS, RESULT, Metrics, Step, Work, run_step
+from facevae.commands.write_vectors import WRITTEN_FILES, derive, write_vectors
+from facevae.config import HELD_OUT_SPLITS, AttributesConfig, DirectionsConfig, Split
+from facevae.data.shard_files import Manifest, read_image_ids, read_manifest
 from facevae.errors import UserError
 from facevae.models.checkpoint import LoadedModel, ModelCard, load_model
 from facevae.ray_cluster.connect import connect
 from facevae.ray_cluster.nodes import cluster_nodes
 from facevae.ray_cluster.placement import ActorPlan
-from facevae.report import plots
-from facevae.report.grids import save_or_warn
 from facevae.runs import storage
 from facevae.tracking import SHARDS_RUN_TAG, TRAINING_RUN_TAG, Run, model_folder, trained_by
 
 CLAIM = "source.json"
 MAX_REJECTED = 0.001
 """largest share of images whose latent may be not finite"""
+FIRST_IDENTITY = {"directions": DirectionsConfig().model_dump(), "identities": None}
+"""of folders of a version that had no such settings"""
 
 
 def compute_attributes(config: AttributesConfig) -> Metrics:
     """Compute the vectors of all attributes, or go on with it, or find them computed.
 
-    Writes `attribute_vectors.h5`, `latents/`, `statistics/`, `similarity.png`, `auc.png` and
-    `result.json`.
+    Writes `attribute_vectors.h5`, `directions.csv`, `latents/`, `statistics/`, `similarity.png`,
+    `auc.png`, `confidence.png` and `result.json`.
 
     Returns:
         `auc/<attribute>` on the held-out splits (NaN: none has it, or none lacks it), `auc/mean`,
-        and image counts.
+        `lda_auc/mean`, what directions rest on, and image counts.
 
     Raises:
         UserError: no such shards or model, labels that give no vector, a cluster too small, a
@@ -58,9 +60,10 @@ def compute_attributes(config: AttributesConfig) -> Metrics:
         claim=CLAIM,
         identity=_identity(config, manifest, model.card),
         remedies={"shards_digest": OTHER_SHARDS},
+        defaults=FIRST_IDENTITY,
         product=VECTORS,
         why_missing=_why_missing(manifest),
-        written={"": rf"{re.escape(VECTORS)}|similarity\.png|auc\.png|result\.json", **WRITTEN},
+        written={"": "|".join(map(re.escape, (*WRITTEN_FILES, RESULT))), **WRITTEN},
     )
     return run_step(step, partial(_prepare, config, manifest, model))
 
@@ -70,7 +73,13 @@ def _identity(config: AttributesConfig, manifest: Manifest, card: ModelCard) -> 
     encoding = config.encoding.model_dump(include={"batch_size", "precision", "min_count"})
     if encoding["precision"] == "auto":
         del encoding["precision"]
-    return {"model_digest": card.digest, "shards_digest": manifest.digest, **encoding}
+    return {
+        "model_digest": card.digest,
+        "shards_digest": manifest.digest,
+        **encoding,
+        "directions": config.directions.model_dump(),
+        "identities": None if config.identities is None else storage.file_digest(config.identities),
+    }
 
 
 def _why_missing(manifest: Manifest) -> str:
@@ -85,6 +94,7 @@ def _prepare(
     config: AttributesConfig, manifest: Manifest, model: LoadedModel, claimed: Mapping[str, Any]
 ) -> Work:
     check_vectors(config.shards, manifest, config.encoding.min_count)
+    people = None if config.identities is None else _read_people(config, manifest)
     connect()
     nodes = cluster_nodes()
     check_paths(paths_of(config), len(nodes))
@@ -103,13 +113,24 @@ def _prepare(
     return Work(
         config.model_dump(mode="json"),
         _identity(config, manifest, model.card),
-        partial(_compute, config, manifest, model, plan),
+        partial(_compute, config, manifest, model, plan, people),
         trained_by(config.model, model.card),
     )
 
 
+def _read_people(config: AttributesConfig, manifest: Manifest) -> dict[str, int]:
+    assert config.identities is not None
+    ids = of_shards(read_image_ids, config.shards, manifest)
+    return read_people(config.identities, [name for names in ids for name in names])
+
+
 def _compute(
-    config: AttributesConfig, manifest: Manifest, model: LoadedModel, plan: ActorPlan, run: Run
+    config: AttributesConfig,
+    manifest: Manifest,
+    model: LoadedModel,
+    plan: ActorPlan,
+    people: Mapping[str, int] | None,
+    run: Run,
 ) -> Metrics:
     run.tags({TRAINING_RUN_TAG: model.card.run_id, SHARDS_RUN_TAG: manifest.run_id or ""})
     run.dataset("shards", manifest.digest, "encoding")
@@ -126,45 +147,33 @@ def _compute(
         shards_digest=manifest.digest,
         labels_digest=manifest.labels_digest,
     )
+
+    def batches() -> Iterator[LatentBatch]:
+        for batch in read_latents(config.output, manifest):
+            yield batch if people is None else with_people(batch, people)
+
+    train = by_split["train"]
+    _, directions = derive(
+        batches(),
+        train.positive_mean.shape,
+        has_gaps=manifest.missing_labels,
+        min_count=config.encoding.min_count,
+        config=config.directions,
+        posterior_variance=train.posterior_variance_sum / max(train.count, 1),
+        folds_by_identity=people is not None,
+    )
     encoded = sum(part.count for part in by_split.values())
-    auc = _write_vectors(config, manifest, vectors, encoded, run)
     metrics = {
         "images": float(encoded),
         "rejected": float(sum(part.rejected for part in by_split.values())),
         **({"images_per_second": done.images / seconds} if done.images else {}),
         "vectors": float(vectors.valid.sum()),
-        **{f"auc/{name}": value for name, value in auc.items()},
-        "auc/mean": auc_mean(auc),
+        **write_vectors(
+            config.output, replace(vectors, directions=directions), batches(), encoded, run
+        ),
     }
     run.metrics(0, metrics)
-    _draw(vectors, auc, config.output, run)
     return metrics
-
-
-def _write_vectors(
-    config: AttributesConfig, manifest: Manifest, vectors: AttributeVectors, count: int, run: Run
-) -> dict[str, float]:
-    """Write and log the vectors beside the latents of `count` images; returns their scores."""
-    scores = HeldOutScores(vectors)
-
-    def latents() -> Iterator[LatentBatch]:
-        for batch in read_latents(config.output, manifest):
-            scores.add(batch)
-            yield batch
-
-    write_hdf5(storage.join(config.output, VECTORS), vectors, latents(), count, log=run.file)
-    return scores.auc()
-
-
-def _draw(vectors: AttributeVectors, auc: Mapping[str, float], output: str, run: Run) -> None:
-    """Write and log the pictures of the vectors and of their scores."""
-    charts = {
-        "similarity.png": partial(plots.similarity_heatmap, vectors.vectors, vectors.names),
-        "auc.png": partial(plots.auc_bars, auc),
-    }
-    for name, draw in charts.items():
-        if picture := save_or_warn(draw, storage.join(output, name)):
-            run.picture(name, picture)
 
 
 def _check_counts(by_split: Mapping[Split, AttributeStatistics], manifest: Manifest) -> None:

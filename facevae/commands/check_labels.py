@@ -114,7 +114,7 @@ def _check_labelled(shards: str, manifest: Manifest) -> None:
 
 
 def _check_faces(shards: str, manifest: Manifest, image_ids: Sequence[str]) -> None:
-    known = {name for ids in _of_shards(read_image_ids, shards, manifest) for name in ids}
+    known = {name for ids in of_shards(read_image_ids, shards, manifest) for name in ids}
     for name in image_ids:
         if name not in known:
             raise UserError(
@@ -126,12 +126,13 @@ def _check_faces(shards: str, manifest: Manifest, image_ids: Sequence[str]) -> N
 def _labels(shards: str, manifest: Manifest, *splits: Split) -> Int8[np.ndarray, "N A"]:
     """The labels of some splits (none: all)."""
     none = np.empty((0, len(manifest.attribute_names)), np.int8)
-    return np.concatenate([none, *_of_shards(read_labels, shards, manifest, *splits)])
+    return np.concatenate([none, *of_shards(read_labels, shards, manifest, *splits)])
 
 
-def _of_shards(
+def of_shards(
     read: Callable[[str, str], T], shards: str, manifest: Manifest, *splits: Split
 ) -> list[T]:
+    """What a function reads of each shard of some splits (none: all)."""
     names = [shard.name for shard in manifest.shards if not splits or shard.split in splits]
     with ThreadPoolExecutor(READERS) as readers:
         return list(readers.map(lambda name: read(shards, name), names))

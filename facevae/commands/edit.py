@@ -1,23 +1,19 @@
 """`edit`: stored faces and vectors to pictures of edited faces."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
 
-from facevae.attributes.vectors import LatentBatch
 from facevae.commands.edit_inputs import EditInputs, read_inputs
 from facevae.commands.edit_photo import edit_photo
 from facevae.commands.paths import check_paths, with_absolute_paths
 from facevae.commands.run_step import Metrics, Step, Work, run_step
-from facevae.config import EditConfig, EditingConfig
-from facevae.editing.latent_edit import (
-    choose_faces,
-    decode_strengths,
-    edit_direction,
-    edit_fidelity,
-)
+from facevae.config import EditConfig
+from facevae.editing.edits import Edited, directions_of, edit_stored
+from facevae.editing.latent_edit import decode, edit_fidelity
 from facevae.editing.photo_editor import GRID, LABELLED_GRID, remove_earlier
 from facevae.report.grids import save_png
 from facevae.report.spectrum import high_frequencies, mesh
@@ -26,9 +22,6 @@ from facevae.runs import storage
 from facevae.runs.progress import log
 from facevae.tracking import Run
 
-DEFAULTS = {"editing": EditingConfig().model_dump(include={"mix", "outside_quantile"}, mode="json")}
-"""what earlier versions edited by, where they had no such setting"""
-
 
 def edit_faces(config: EditConfig) -> Metrics:
     """Decode faces at every strength; writes `edit.png`, `edit_labelled.png` and `result.json`.
@@ -36,9 +29,11 @@ def edit_faces(config: EditConfig) -> Metrics:
     With `--image`, those of a photo or of a folder of photos: see `edit_photo` and `edit_folder`.
 
     Returns:
-        Counts, and `kept/<attribute>`: the share of the asked-for change along the vector that is
-        found again when the edited faces are encoded (1: all of it); `mesh/strength_<s>` and
-        `high_frequencies/strength_<s>` of the lowest and the highest strength (report/spectrum.py).
+        Counts; for strengths `kept/<attribute>`: the share of the asked-for change along the
+        direction that is found again when the edited faces are encoded (1: all of it), and how
+        scores change (`edit_fidelity`); `stopped`: the share of the moves that damping stopped;
+        `mesh/strength_<s>` and `high_frequencies/strength_<s>` of the lowest and the highest column
+        (report/spectrum.py).
 
     Raises:
         UserError: no such model, vectors, attribute or face; or vectors of another model.
@@ -49,23 +44,27 @@ def edit_faces(config: EditConfig) -> Metrics:
     if config.image is not None:
         return edit_photo(config, config.image)
     inputs = read_inputs(config)
-    faces = choose_faces(inputs.vectors_uri, config.editing)
+    edited = edit_stored(inputs.vectors_uri, inputs.vectors, config.editing)
     settings = config.model_dump(mode="json")
     step = Step(
         command="edit",
         output=output,
         tracking=config.tracking,
         claim="edit.json",
-        identity={"editing": settings["editing"], "image": None, **inputs.digests},
-        defaults={**DEFAULTS, "image": None},
+        identity={
+            "editing": settings["editing"],
+            "image": None,
+            **inputs.digests,
+            "latents": hashlib.sha256(edited.latents.tobytes()).hexdigest(),
+        },
         product=LABELLED_GRID,
         written={"": r"edit(_labelled)?\.png|result\.json"},
         is_reusable=True,
     )
-    edit = partial(_edit, config, output, inputs, faces)
+    edit = partial(_edit, config, output, inputs, edited)
     work = Work(settings, step.identity, edit, inputs.model_run)
     metrics = run_step(step, lambda _: work)
-    log("faces: " + " ".join(faces.image_id))
+    log("faces: " + " ".join(edited.names))
     return metrics
 
 
@@ -73,27 +72,35 @@ def _edit(
     config: EditConfig,
     output: str,
     inputs: EditInputs,
-    faces: LatentBatch,
+    edited: Edited,
     run: Run,
 ) -> Metrics:
-    editing, vae = config.editing, inputs.vae
+    editing, names, columns = config.editing, edited.names, edited.columns
+    vae = inputs.vae
     run.tags(inputs.tags())
     remove_earlier(output)
-    direction = edit_direction(inputs.vectors, editing)
-    decoded = decode_strengths(vae, faces.latents, direction, editing.strengths)
-    grid = strength_grid(decoded, editing.columns)
-    labelled = labelled_strength_grid(decoded, editing.strengths, faces.image_id, editing.columns)
+    decoded = decode(vae, edited.latents)
+    grid = strength_grid(decoded, edited.rows_side_by_side)
+    labelled = labelled_strength_grid(decoded, columns, names, edited.rows_side_by_side)
     save_png(grid, storage.join(output, GRID))
     save_png(labelled, storage.join(output, LABELLED_GRID))
     run.image("edit", 0, grid)
     run.picture(LABELLED_GRID, labelled)
-    run.json("faces.json", faces.image_id)
+    run.json("faces.json", names)
     metrics = {
-        "faces": float(len(faces.image_id)),
-        "strengths": float(len(editing.strengths)),
-        **edit_fidelity(vae, decoded, inputs.vectors, editing),
-        **_artefacts(decoded, editing.strengths),
+        "faces": float(len(names)),
+        "strengths": float(len(columns)),
+        **_artefacts(decoded, columns),
     }
+    if edited.stopped.any():
+        metrics["stopped"] = float(edited.stopped.mean())
+        log(
+            f"{int(edited.stopped.sum())} of {edited.stopped.size} moves were stopped where they "
+            "would leave the data; --editing.damp false lets them go on"
+        )
+    if editing.kind == "attribute" and editing.level is None:
+        directions = directions_of(inputs.vectors, editing)
+        metrics |= edit_fidelity(vae, decoded, inputs.vectors, editing, directions)
     run.metrics(0, metrics)
     return metrics
 

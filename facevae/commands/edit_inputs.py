@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from facevae.attributes.hdf5 import read_vectors, vectors_file
 from facevae.attributes.vectors import AttributeVectors
 from facevae.config import EditConfig
-from facevae.editing.latent_edit import edit_direction
+from facevae.editing.edits import check_edit
 from facevae.models import VAE
 from facevae.models.checkpoint import ModelCard, load_model
 from facevae.runs import storage
@@ -51,15 +51,15 @@ def read_inputs(config: EditConfig) -> EditInputs:
     """Read the model and the vectors.
 
     Raises:
-        UserError: no such model or vectors, vectors of another model, or an attribute to edit has
-            no vector.
+        UserError: no such model or vectors, vectors of another model, or without what the edit
+            takes.
     """
     uri = vectors_file(config.vectors)
     vectors = read_vectors(uri)
     with model_folder(config.model, config.tracking, config.output) as path:
         vae, card = load_model(path)
     vectors.check_model(card.digest)
-    edit_direction(vectors, config.editing)
+    check_edit(vectors, config.editing)
     return EditInputs(vae, card, vectors, uri, trained_by(config.model, card))
 
 

@@ -10,7 +10,7 @@ from facevae.commands.edit_inputs import EditInputs, loss_settings, read_inputs
 from facevae.commands.run_step import Metrics, Step, Work, run_step
 from facevae.config import AlignmentConfig, EditConfig, PhotoConfig
 from facevae.data.detector import MtcnnDetector
-from facevae.editing.latent_edit import edit_direction
+from facevae.editing.edits import read_source
 from facevae.editing.photo_edit import FoundFaces
 from facevae.editing.photo_editor import (
     CARD,
@@ -136,7 +136,8 @@ def make_editor(
     """What edits photos, with everything that it needs in memory."""
     return PhotoEditor(
         vae=inputs.vae,
-        direction=edit_direction(inputs.vectors, config.editing),
+        vectors=inputs.vectors,
+        source=read_source(inputs.vectors_uri, config.editing),
         population=population,
         editing=config.editing,
         photo=config,
@@ -205,7 +206,7 @@ def _edit(
 
 def _metrics(written: WrittenPhoto, editor: PhotoEditor) -> Metrics:
     face = written.card["faces"][0]
-    strengths = editor.editing.strengths
+    strengths = editor.strengths
     highest = face["after"][max(range(len(strengths)), key=lambda k: strengths[k])]
     scores = {
         f"score/{name}/{when}": state["scores"][name]["decoded"]
@@ -229,6 +230,12 @@ def _tell(output: str) -> None:
     for lost in card["lost"]:
         log(f"lost: {lost}")
     for face in card["faces"]:
+        stopped = [f"{s['strength']:g}" for s in face["after"] if s["stopped"]]
+        if stopped:
+            log(
+                f"face {face['index']}: the move was stopped before strength {', '.join(stopped)}, "
+                "where it would leave the data; --editing.damp false lets it go on"
+            )
         outside = [f"{s['strength']:g}" for s in face["after"] if s["outside_the_data"]]
         if outside:
             log(

@@ -46,7 +46,7 @@ from facevae.runs import storage
 from facevae.tracking import MLFLOW_MODELS, model_folder
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-HERE = ("edit", "import-facenet", "compare")
+HERE = ("edit", "vectors", "import-facenet", "compare")
 """commands that are the work of this process alone"""
 T = TypeVar("T")
 
@@ -82,11 +82,8 @@ def describe_plan(
     lines = node_lines(nodes)
     if command == "edit":
         return [*lines, _edit_line(config.editing, config.image, nodes, is_cluster)]
-    if command == "import-facenet":
-        return [*lines, "import-facenet: in this process on its CPU; takes nothing of a cluster"]
-    if command == "compare":
-        what = f"compare: {len(config.runs)} evaluations, {config.resamples} resamples"
-        return [*lines, f"{what}, in this process on its CPU; takes nothing of a cluster"]
+    if command in HERE:
+        return [*lines, _local_line(command, config)]
     if is_cluster:
         check_paths(paths_of(config), len(nodes))
         if isinstance(config, TrainConfig) and config.loss.reconstruction == "perceptual":
@@ -131,6 +128,16 @@ def _check_labels(command: str, config: Any) -> None:
         check_vectors(shards, read_manifest(shards), min_count)
     else:
         check_editing(shards, read_manifest(shards), config.editing, min_count)
+
+
+def _local_line(command: str, config: Any) -> str:
+    what = command
+    if command == "vectors":
+        what = "vectors: from stored latents"
+    if command == "compare":
+        what = f"compare: {len(config.runs)} evaluations, {config.resamples} resamples"
+    separator = "," if ":" in what else ":"
+    return f"{what}{separator} in this process on its CPU; takes nothing of a cluster"
 
 
 def _edit_line(

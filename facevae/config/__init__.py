@@ -28,8 +28,10 @@ from facevae.config.commands import (
     ShardsConfig,
     SourceConfig,
     TrainConfig,
+    VectorsConfig,
 )
 from facevae.config.data import CropBox, FileNames, LabelEncoding, ShardingConfig, SyntheticConfig
+from facevae.config.directions import DirectionsConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
 from facevae.config.evaluation import EvaluationConfig, JudgeName
@@ -54,6 +56,7 @@ __all__ = [
     "BenchmarkConfig",
     "CompareConfig",
     "CropBox",
+    "DirectionsConfig",
     "EditConfig",
     "EditingConfig",
     "EncodingConfig",
@@ -84,4 +87,5 @@ __all__ = [
     "TrackingConfig",
     "TrainConfig",
     "TrainingConfig",
+    "VectorsConfig",
 ]

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from facevae.config.alignment import AlignmentConfig, PartsConfig
 from facevae.config.base import AUTO, FacenetModelName, ModelName, NotEmpty, Precision, Settings
 from facevae.config.data import FileNames, LabelEncoding, ShardingConfig, SyntheticConfig
+from facevae.config.directions import DirectionsConfig
 from facevae.config.editing import EditingConfig
 from facevae.config.encoding import EncodingConfig
 from facevae.config.evaluation import EvaluationConfig
@@ -162,7 +163,54 @@ class AttributesConfig(Settings):
         description="trained model: run or checkpoint folder, runs:/<id>/model or "
         "models:/<name>@<alias>"
     )
+    identities: NotEmpty | None = Field(
+        None,
+        description="identity_CelebA.txt, one number per person: standard errors then know who is "
+        "on more than one image, and a person can be withdrawn",
+    )
     encoding: EncodingConfig = Field(EncodingConfig())
+    directions: DirectionsConfig = Field(DirectionsConfig())
+    tracking: TrackingConfig = Field(TrackingConfig())
+
+
+class VectorsConfig(Settings):
+    """`facevae vectors`: stored latents to attribute vectors anew, without encoding anything."""
+
+    output: NotEmpty = Field("runs/new_vectors", description="folder (or URI) of the new vectors")
+    vectors: NotEmpty = Field(
+        description="attribute_vectors.h5, or the folder that holds it; it stays as it is"
+    )
+    add: tuple[NotEmpty, ...] = Field(
+        (), description="more of them, of other images and the same model, to take together"
+    )
+    attributes: NotEmpty | None = Field(
+        None,
+        description="label table with corrected labels; images that it has no row of, and "
+        "attributes that it has no column of, keep theirs",
+    )
+    label_encoding: LabelEncoding = Field(
+        "auto", description="what 0 means in that table, as sharding.label_encoding"
+    )
+    identities: NotEmpty | None = Field(
+        None, description="identity_CelebA.txt, one number per person; none: those stored, if any"
+    )
+    withdraw: tuple[NotEmpty, ...] = Field((), description="images to leave out, by id")
+    withdraw_file: NotEmpty | None = Field(
+        None, description="file of more images to leave out, one id per line"
+    )
+    withdraw_people: tuple[int, ...] = Field(
+        (), description="people all of whose images are left out, by the number of their identity"
+    )
+    withdraw_shards: tuple[NotEmpty, ...] = Field(
+        (), description="shards all of whose images are left out, such as train-00003"
+    )
+    only: tuple[NotEmpty, ...] | None = Field(
+        None, min_length=1, description="attributes to keep; none: all"
+    )
+    min_count: int = Field(
+        25, ge=1, description="a vector needs this many faces with and without the attribute"
+    )
+    directions: DirectionsConfig = Field(DirectionsConfig())
     tracking: TrackingConfig = Field(TrackingConfig())
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32
 from facevae.attributes.latents import encode_pixels
 from facevae.attributes.population import Population
 from facevae.config import EditingConfig
+from facevae.editing.edits import columns_of
 from facevae.editing.photo_edit import EditedFace, edited_crop
 from facevae.models import VAE
 from facevae.perceptual.identity import IdentityNetwork
@@ -32,16 +33,16 @@ def face_card(
 
     `scores` have two values for each attribute: of the `latent`, and of the face that is decoded
     from it and encoded again (`decoded`), which tells what of the change can be seen. `before` is
-    of strength 0, and `after` of each strength.
+    of strength 0, and `after` of each strength; a move that would leave the data was `stopped`.
     """
     aligned = face.aligned
     assert aligned.box is not None
     assert aligned.to_source is not None
     states = _states(face, vae, population, editing)
     cosines = (
-        [None] * len(editing.strengths)
+        [None] * len(face.stopped)
         if identity is None
-        else _cosines(face, len(editing.strengths), feather, identity)
+        else _cosines(face, len(face.stopped), feather, identity)
     )
     return {
         "index": aligned.index,
@@ -54,8 +55,10 @@ def face_card(
         "reconstruction": reconstruction(face.seen, face.decoded[0]),
         "before": states[0],
         "after": [
-            {"strength": strength, **state, "identity_cosine": cosine}
-            for strength, state, cosine in zip(editing.strengths, states[1:], cosines, strict=True)
+            {"strength": strength, "stopped": bool(stopped), **state, "identity_cosine": cosine}
+            for strength, stopped, state, cosine in zip(
+                columns_of(editing), face.stopped, states[1:], cosines, strict=True
+            )
         ],
     }
 

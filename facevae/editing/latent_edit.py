@@ -3,11 +3,9 @@
 Legend: F faces, K strengths, Z latent size, S image size.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, UInt8
 
 from facevae.attributes.hdf5 import read_rows, rows_labelled, rows_of
 from facevae.attributes.latents import encode_pixels
@@ -48,31 +46,11 @@ def choose_faces(uri: str, editing: EditingConfig) -> LatentBatch:
     return read_rows(uri, rows[: editing.faces])
 
 
-def edit_direction(vectors: AttributeVectors, editing: EditingConfig) -> Float32[np.ndarray, " Z"]:
-    """What an edit at strength 1 adds to a latent.
-
-    Raises:
-        UserError: there is no such attribute, or it has no vector.
-    """
-    amounts = editing.amounts.items()
-    direction: np.ndarray = np.sum(
-        [np.float32(amount) * vectors.vector(name) for name, amount in amounts], axis=0
-    )
-    return direction
-
-
 @torch.inference_mode()
-def decode_strengths(
-    vae: VAE,
-    latents: Float[np.ndarray, "F Z"],
-    direction: Float32[np.ndarray, " Z"],
-    strengths: Sequence[float],
-) -> UInt8[np.ndarray, "F K S S 3"]:
-    """Each face decoded from its latent plus each strength times the direction."""
-    steps = np.asarray(strengths)[None, :, None] * direction
-    moved = torch.from_numpy((latents[:, None] + steps).astype(np.float32))
-    decoded = [to_pixels(vae.decode(face)).numpy() for face in moved]
-    return np.stack(decoded)
+def decode(vae: VAE, latents: Float[np.ndarray, "F K Z"]) -> UInt8[np.ndarray, "F K S S 3"]:
+    """Each row of latents decoded."""
+    rows = torch.from_numpy(latents.astype(np.float32))
+    return np.stack([to_pixels(vae.decode(row)).numpy() for row in rows])
 
 
 def edit_fidelity(
@@ -80,12 +58,16 @@ def edit_fidelity(
     decoded: UInt8[np.ndarray, "F K S S 3"],
     vectors: AttributeVectors,
     editing: EditingConfig,
+    directions: Float[np.ndarray, "m Z"],
 ) -> dict[str, float]:
-    """`kept/<attribute>`: how much of the asked-for change is found again in the edited faces.
+    """What is found again in the edited faces of what was asked for, and what was not.
 
-    The faces at the lowest and the highest strength are encoded; 1 is the whole way along the
-    vector. Several attributes share the change by least squares, since their vectors overlap.
-    Empty if there is one strength only.
+    The faces at the lowest and the highest strength are encoded. `kept/<attribute>` is 1 for the
+    whole way along the attribute's direction; several attributes share the change by least squares,
+    since their directions overlap. If the vectors have LDA scores:
+    `level_change/<attribute>` and `held/<attribute>` are what the levels of edited and held
+    attributes changed by per unit of strength, and `leakage` is the mean size of that change over
+    all others. Empty if there is one strength only.
     """
     low, high = int(np.argmin(editing.strengths)), int(np.argmax(editing.strengths))
     asked = editing.strengths[high] - editing.strengths[low]
@@ -93,10 +75,24 @@ def edit_fidelity(
         return {}
     batch_size = min(64, len(decoded))
     ends = [encode_pixels(vae, decoded[:, end], batch_size).mean for end in (low, high)]
-    change = (ends[1] - ends[0]).mean(axis=0)
-    directions = np.stack([vectors.vector(name) for name in editing.amounts], axis=1)
-    found = np.linalg.lstsq(directions, change)[0]
-    return {
-        f"kept/{name}": float(part / (asked * amount))
+    change = (ends[1] - ends[0]).mean(axis=0) / asked
+    found = np.linalg.lstsq(directions.T, change)[0]
+    kept = {
+        f"kept/{name}": float(part / amount)
         for (name, amount), part in zip(editing.amounts.items(), found, strict=True)
     }
+    return kept | _level_changes(change, vectors, editing)
+
+
+def _level_changes(
+    change: Float[np.ndarray, " Z"], vectors: AttributeVectors, editing: EditingConfig
+) -> dict[str, float]:
+    """What a change of latents does to the levels of attributes."""
+    if vectors.directions is None:
+        return {}
+    scorers = vectors.directions.scorers()
+    levels = dict(zip(vectors.names, scorers.weights @ change / scorers.gap, strict=True))
+    edited = {f"level_change/{name}": float(levels.pop(name)) for name in editing.amounts}
+    held = {f"held/{name}": float(levels[name]) for name in editing.hold}
+    others = [abs(level) for level in levels.values() if np.isfinite(level)]
+    return edited | held | ({"leakage": float(np.mean(others))} if others else {})

@@ -4,12 +4,12 @@ Legend: K strengths, L of them and 0, Z latent size, S pixels per side of the mo
 cut-out face.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image
 
 from facevae.attributes.latents import encode_pixels
@@ -21,6 +21,11 @@ from facevae.editing.photo import Photo, open_photo, put_back, scaled
 from facevae.errors import UserError
 from facevae.models import VAE
 from facevae.pixels import denormalise, model_input
+
+Moves = Callable[
+    [Float[np.ndarray, "F Z"]], tuple[Float[np.ndarray, "F K Z"], Bool[np.ndarray, "F K"]]
+]
+"""latents to moved ones, and which moves were stopped"""
 
 
 class FoundFaces(NamedTuple):
@@ -40,6 +45,8 @@ class EditedFace(NamedTuple):
     latents: Float32[np.ndarray, "L Z"]
     """of strength 0, and of each strength"""
     decoded: Float32[np.ndarray, "L S S 3"]
+    stopped: Bool[np.ndarray, " K"]
+    """where the move was stopped, since it would leave the data"""
 
     @property
     def strip(self) -> UInt8[np.ndarray, "K S S 3"]:
@@ -94,22 +101,17 @@ def _align_one(
 
 
 @torch.inference_mode()
-def edit_face(
-    vae: VAE,
-    aligned: Aligned,
-    direction: Float32[np.ndarray, " Z"],
-    strengths: Sequence[float],
-) -> EditedFace:
-    """A face at each strength, that is with so many times the direction added to its latent."""
+def edit_face(vae: VAE, aligned: Aligned, move: Moves) -> EditedFace:
+    """A face before and after each of the moves of its latent."""
     assert aligned.crop is not None
     crop = np.array(aligned.crop)[None]
-    latent = encode_pixels(vae, crop, 1).mean[0]
-    steps = np.asarray([0.0, *strengths], np.float32)[:, None]
-    latents = (latent + steps * direction).astype(np.float32)
+    latent = encode_pixels(vae, crop, 1).mean
+    moved, stopped = move(latent)
+    latents = np.concatenate([latent, moved[0]]).astype(np.float32)
     read = model_input(torch.from_numpy(crop), vae.image_size, vae.resize_method)
     images = denormalise(torch.cat([read, vae.decode(torch.from_numpy(latents))]))
     pixels = images.clamp(0, 255).permute(0, 2, 3, 1).contiguous().numpy()
-    return EditedFace(aligned, pixels[0], latents, pixels[1:])
+    return EditedFace(aligned, pixels[0], latents, pixels[1:], stopped[0])
 
 
 def edited_photo(

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from facevae.attributes.population import SCORER, Population
+from facevae.attributes.vectors import AttributeVectors
 from facevae.config import AlignmentConfig, EditingConfig, PhotoConfig
 from facevae.data.detector import FaceDetector
 from facevae.data.images import to_rgb
 from facevae.editing.card import face_card
+from facevae.editing.edits import columns_of, edit_latents
 from facevae.editing.photo import SUFFIX, check_format, losses, save_photo
 from facevae.editing.photo_edit import (
     EditedFace,
@@ -58,7 +60,9 @@ class PhotoEditor:
     """A model and vectors, ready for photos."""
 
     vae: VAE
-    direction: Float32[np.ndarray, " Z"]
+    vectors: AttributeVectors
+    source: Float[np.ndarray, "1 Z"] | None
+    """the latent of the face whose levels are transferred, if any are"""
     population: Population
     editing: EditingConfig
     photo: PhotoConfig
@@ -67,6 +71,19 @@ class PhotoEditor:
     identity: IdentityNetwork | None
     about: dict[str, Any]
     """what every card tells of model, vectors and the judge of identity"""
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """The strengths or levels at which a face is shown."""
+        return columns_of(self.editing)
+
+    def move(
+        self, latents: Float[np.ndarray, "F Z"]
+    ) -> tuple[Float[np.ndarray, "F K Z"], Bool[np.ndarray, "F K"]]:
+        """The latents at each strength, and where a move was stopped."""
+        names = [str(row) for row in range(len(latents))]
+        edited = edit_latents(names, latents, self.vectors, self.editing, self.source)
+        return edited.latents, edited.stopped
 
     def find(self, data: bytes, name: str) -> FoundFaces:
         """The faces to edit in an encoded photo; writes nothing.
@@ -89,8 +106,8 @@ class PhotoEditor:
             folder: where to.
             key: what the card keeps to tell by whether it is of the same photo and edit.
         """
-        strengths = self.editing.strengths
-        faces = [edit_face(self.vae, f, self.direction, strengths) for f in found.faces]
+        strengths = self.strengths
+        faces = [edit_face(self.vae, face, self.move) for face in found.faces]
         strips = np.stack([face.strip for face in faces])
         names = [name if len(faces) == 1 else f"{name} {f.aligned.index}" for f in faces]
         labelled = labelled_strength_grid(strips, strengths, names, 1)
@@ -106,10 +123,11 @@ class PhotoEditor:
         self, found: FoundFaces, faces: Sequence[EditedFace], folder: str
     ) -> list[str]:
         """Write the photo at each strength, and before and after as a moving picture if asked."""
-        strengths, config, photo = self.editing.strengths, self.photo, found.photo
+        strengths, config, photo = self.strengths, self.photo, found.photo
         suffix, most = SUFFIX[config.photo_format], strongest(strengths)
-        frames, files = {0.0: shrunk(photo.rgb)}, []
-        changing = sorted({strength for strength in strengths if strength})
+        frames: dict[float | None, Image.Image] = {None: shrunk(photo.rgb)}
+        files: list[str] = []
+        changing = sorted({each for each in strengths if each or self.editing.level is not None})
         for strength in changing or [strengths[most]]:
             image = edited_photo(photo, faces, strengths.index(strength), config.feather)
             names = [f"photo.{suffix}"] if strength == strengths[most] else []
@@ -122,7 +140,7 @@ class PhotoEditor:
                 frames[strength] = shrunk(to_rgb(image))
         if config.animation is not None:
             files.append(f"before_after.{config.animation}")
-            shown = [frames[strength] for strength in sorted(frames)]
+            shown = [frames[strength] for strength in sorted(frames, key=lambda each: each or 0.0)]
             save_animation(shown, storage.join(folder, files[-1]), config.animation)
         return files
 
@@ -140,7 +158,8 @@ class PhotoEditor:
             },
             "edit": {
                 "amounts": self.editing.amounts,
-                "strengths": self.editing.strengths,
+                "strengths": self.strengths,
+                **self.editing.model_dump(include={"method", "hold", "level", "transfer", "damp"}),
                 "feather": config.feather,
             },
             **self.about,

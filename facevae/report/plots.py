@@ -35,6 +35,7 @@ MAX_OPTIMAL = 500
 MAX_LABEL = 30
 """characters of a name in a picture"""
 MAX_INCHES, DOTS_PER_INCH = 30.0, 120
+_LOGARITHMIC_TICKS = [base * 10.0**power for power in range(-4, 5) for base in (1, 2, 5)]
 _COLOURS = ("#1f6feb", "#d4582a", "#2da44e", "#8250df")
 
 
@@ -176,6 +177,59 @@ def auc_bars(auc: Mapping[str, float | int]) -> Image.Image:
     axes.set_xlabel("AUC on held-out images; the line at 0.5 is chance")
     axes.grid(axis="x", color=_FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
+    return _rendered(figure)
+
+
+def confidence_bars(
+    names: Sequence[str],
+    errors: Mapping[str, Float[np.ndarray, " A"]],
+    variance_inflation: Float[np.ndarray, " A"],
+) -> Image.Image:
+    """How sure directions are: relative standard errors by method, and variance inflation beside.
+
+    The surest of the last method on top; attributes without an error come last, marked n/a. Of more
+    than `MAX_NAMED`, the surest are shown. Both axes are logarithmic.
+
+    Args:
+        names: the attributes.
+        errors: by method, the length of each direction's standard errors over its own length.
+        variance_inflation: of each attribute's label.
+    """
+    last = list(errors.values())[-1] if errors else np.empty(0)
+    order = np.argsort(np.where(np.isfinite(last), last, np.inf), kind="stable")[:MAX_NAMED]
+    if not np.isfinite(last).any():
+        return _note("No direction has a standard error.")
+    figure = _figure(9.6, 1.3 + 0.24 * max(len(order), 3))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[2, 1])
+    rows = np.arange(len(order))
+    for (method, values), colour in zip(errors.items(), cycle(_COLOURS), strict=False):
+        left.plot(values[order], rows, "o", ms=5, color=colour, label=method)
+    for row in rows[~np.isfinite(last[order])]:
+        left.text(0.01, row, "n/a", va="center", fontsize=8, transform=left.get_yaxis_transform())
+    finite = np.where(np.isfinite(variance_inflation), variance_inflation, np.nan)[order]
+    right.barh(rows, np.nan_to_num(finite - 1), left=1, height=0.72, color=_COLOURS[0])
+    for row, value in zip(rows, variance_inflation[order], strict=True):
+        text = "n/a" if np.isnan(value) else f"{value:.3g}"
+        beyond = value if np.isfinite(value) else 1.0
+        right.annotate(text, (beyond, row), (4, 0), textcoords="offset points", va="center",
+                       fontsize=8)  # fmt: skip
+    left.set_yticks(rows, [_label(names[int(place)]) for place in order], parse_math=False)
+    left.set_ylim(len(order) - 0.4, -0.6)
+    left.set_xscale("log")
+    right.set_xscale("log")
+    right.set_xlim(0.95, 2.2 * max(float(np.nanmax([*finite, 1.0])), 5))
+    left.set_xlabel("standard error / length of the direction (jackknife)")
+    right.set_xlabel("variance inflation (1: uncorrelated)")
+    left.legend(frameon=False, loc="lower right")
+    for axes in (left, right):
+        low, high = axes.get_xlim()
+        ticks = [t for t in _LOGARITHMIC_TICKS if low <= t <= high]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.tick_params(axis="y", length=0)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.grid(axis="x", color=_FAINT, linewidth=0.8)
+        axes.set_axisbelow(True)
     return _rendered(figure)
 
 

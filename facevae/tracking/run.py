@@ -156,6 +156,10 @@ class Run:
         valid = storage.without_nan(value)
         self._deliver(name, lambda: self._client.log_dict(self.id.run_id, valid, name))
 
+    def text(self, name: str, text: str) -> None:
+        """Log a text as an artifact."""
+        self._deliver(name, lambda: self._client.log_text(self.id.run_id, text, name))
+
     def dataset(self, name: str, digest: str, context: str) -> None:
         """Log which data the run used; MLflow keeps the first 36 digits of a digest."""
         source = json.dumps({"tags": {"digest": digest}})

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from facevae.cli import main
+from facevae.config import EditingConfig
 
 STEPS = 6
 TIMES = {"train/images_per_second", "train/waiting_for_data"}
@@ -67,10 +68,22 @@ def run(folder: Path) -> dict[str, Any]:
     _facevae(
         "edit", folder / "edit", "--model", str(folder / MODEL),
         "--vectors", str(folder / "attributes"), "--editing.faces", "3",
-        "--editing.strengths", "[-1,0,2]",
+        "--editing.strengths", "[-1,0,2]", *_as_the_first_version(),
     )  # fmt: skip
     traces["edit"] = _picture(folder / "edit" / "edit.png")
     return {"processor": processor(), "torch": torch.__version__, "traces": traces}
+
+
+def _as_the_first_version() -> list[str]:
+    """The options that make an edit that of commits which had one method, and no damping."""
+    settings = EditingConfig.model_fields
+    options = {"method": "mean", "damp": "false"}
+    return [
+        word
+        for name, value in options.items()
+        if name in settings
+        for word in (f"--editing.{name}", value)
+    ]
 
 
 def _facevae(command: str, output: Path, *options: str) -> None:

@@ -1,5 +1,6 @@
 """Planted directions, the original's file layout, and damaged files."""
 
+import dataclasses
 import os
 
 import h5py
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from facevae.attributes import hdf5
+from facevae.attributes.directions import Directions, derive_directions
 from facevae.attributes.hdf5 import (
     read_batches,
     read_rows,
@@ -45,6 +47,18 @@ def vectors(world):
     return mean_difference(
         statistics, NAMES, model_digest="m1", shards_digest="s1", labels_digest="l1"
     )
+
+
+@pytest.fixture(scope="module")
+def with_directions(world, vectors):
+    """The vectors with their directions, a lineage, and no sound direction for Bald."""
+    latents, labels, _ = world
+    parts = [
+        AttributeStatistics.of_batch(latents[i::4], np.ones_like(latents[i::4]), labels[i::4])
+        for i in range(4)
+    ]
+    _, directions = derive_directions(parts, None, min_count=25, folds_by_identity=True)
+    return dataclasses.replace(vectors, directions=directions, lineage='{"withdrawn": 3}')
 
 
 def _batches(world, size=64):
@@ -225,6 +239,73 @@ def test_vectors_round_trip(file, vectors):
         np.testing.assert_array_equal(found, expected)
     for name in ("names", "method", "model_digest", "shards_digest", "labels_digest"):
         assert getattr(again, name) == getattr(vectors, name)
+
+
+def test_directions_and_lineage_round_trip(tmp_path, world, with_directions):
+    path = tmp_path / "v.h5"
+    write_hdf5(path, with_directions, _batches(world), IMAGES)
+    again = read_vectors(path)
+    assert again.lineage == with_directions.lineage
+    for field in dataclasses.fields(Directions):
+        found, expected = (getattr(v.directions, field.name) for v in (again, with_directions))
+        assert type(found) is type(expected)
+        np.testing.assert_array_equal(found, expected, err_msg=field.name)
+    np.testing.assert_array_equal(again.vectors, with_directions.vectors)
+
+
+def test_a_file_without_directions_is_read(file, original):
+    assert read_vectors(file).directions is None
+    assert read_vectors(original).directions is None
+    assert read_vectors(file).lineage == ""
+
+
+def _lacks_partial(group):
+    del group["partial"]
+
+
+def _other_size(group):
+    del group["latent_mean"]
+    group["latent_mean"] = np.zeros(LATENT + 1)
+
+
+def _words(group):
+    del group["gap"]
+    group["gap"] = np.array([b"x"] * len(NAMES))
+
+
+def _dangling(group):
+    del group["latent_covariance"]
+    group["latent_covariance"] = h5py.SoftLink("/nowhere")
+
+
+@pytest.mark.parametrize("damage", [_lacks_partial, _other_size, _words, _dangling])
+def test_damaged_directions_are_one_line(tmp_path, world, with_directions, damage):
+    path = tmp_path / "v.h5"
+    write_hdf5(path, with_directions, _batches(world), IMAGES)
+    with h5py.File(path, "r+") as opened:
+        damage(opened["directions"])
+    with pytest.raises(UserError, match="cannot read attribute vectors") as caught:
+        read_vectors(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_images_are_read_in_order_with_their_people(tmp_path, world, vectors):
+    (whole,) = _batches(world, size=IMAGES)
+    people = np.arange(IMAGES) // 3 - 1
+    path = tmp_path / "v.h5"
+    write_hdf5(path, vectors, [whole._replace(identities=people)], IMAGES)
+    batches = list(read_batches(path, 150))
+    assert [len(batch.image_id) for batch in batches] == [150, 150, 100]
+    assert [name for batch in batches for name in batch.image_id] == whole.image_id
+    assert [split for batch in batches for split in batch.split] == whole.split
+    for name in ("latents", "attributes", "identities"):
+        found = np.concatenate([getattr(batch, name) for batch in batches])
+        np.testing.assert_array_equal(found, getattr(whole._replace(identities=people), name))
+
+
+def test_images_of_a_file_without_people_have_none(file, original):
+    assert all(batch.identities is None for batch in read_batches(file))
+    assert all(batch.identities is None for batch in read_batches(original))
 
 
 def test_the_same_input_gives_the_same_bytes(file, tmp_path, world, vectors):

@@ -5,7 +5,8 @@ import pytest
 
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.attributes.vectors import AttributeVectors, mean_difference
-from facevae.commands.attributes import _draw, _why_missing
+from facevae.commands.attributes import _why_missing
+from facevae.commands.write_vectors import draw
 from facevae.data.shard_files import Manifest, Shard
 from facevae.report import plots
 
@@ -31,7 +32,7 @@ def vectors(attributes: int) -> AttributeVectors:
 @pytest.mark.parametrize("attributes", [2, 150])
 def test_both_pictures_are_written_and_logged(tmp_path, attributes):
     run = PicturesOfRun()
-    _draw(vectors(attributes), {f"a{i}": 0.6 for i in range(attributes)}, str(tmp_path), run)
+    draw(vectors(attributes), {f"a{i}": 0.6 for i in range(attributes)}, str(tmp_path), run)
     assert run.names == ["similarity.png", "auc.png"]
     assert {path.name for path in tmp_path.iterdir()} == set(run.names)
 
@@ -47,7 +48,7 @@ def test_a_picture_that_fails_costs_neither_the_other_nor_the_result(
 
     monkeypatch.setattr(plots, "similarity_heatmap", fail)
     run = PicturesOfRun()
-    _draw(vectors(2), {"a0": 0.6}, str(tmp_path), run)
+    draw(vectors(2), {"a0": 0.6}, str(tmp_path), run)
     assert run.names == ["auc.png"]
     assert f"similarity.png is missing ({type(error).__name__}" in capsys.readouterr().err
 

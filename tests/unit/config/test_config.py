@@ -132,13 +132,32 @@ def test_the_flags_of_a_source_go_together(flags, problem):
 
 def test_a_preset_stands_alone():
     assert EditingConfig(preset="facenet_smile").preset == "facenet_smile"
-    others = {"attribute": ["Male"], "strengths": [1], "image_ids": ["a"], "faces": 3, "columns": 3}
-    others["mix"] = ["Male=1"]
+    others = {
+        **{"attribute": ["Male"], "strengths": [1], "image_ids": ["a"], "faces": 3, "columns": 3},
+        **{"method": "partial", "hold": ["Male"], "level": [0], "damp": False, "transfer": "a"},
+        **{"interpolate": ["a", "b"], "interpolation": "linear", "steps": 3, "random": 4},
+        **{"seed": 1, "components": 2, "mix": ["Male=1"]},
+    }
     assert set(others) == set(EditingConfig.model_fields) - {*NOT_OF_PRESETS}
     for name, value in others.items():
         EditingConfig(**{name: value})
         with pytest.raises(ValidationError, match=f"fixes {name}"):
             EditingConfig(**{"preset": "facenet_smile", name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"hold": ["Male", "Smiling"]}, "Smiling is to be changed and held"),
+        ({"hold": ["Male", "Male"]}, "named twice"),
+        ({"attribute": ["Male", "Male"]}, "named twice"),
+        ({"level": [1], "strengths": [1, 2]}, "level and strengths are edits of different kinds"),
+        ({"random": 3, "components": 2}, "random and components are edits of different kinds"),
+    ],
+)
+def test_edits_that_contradict_themselves_are_refused(settings, problem):
+    with pytest.raises(ValidationError, match=problem):
+        EditingConfig(**settings)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The card of a face: its numbers against independent ones."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,12 +13,22 @@ from facevae.attributes.population import Population
 from facevae.config import EditingConfig, ModelConfig
 from facevae.data.align import Aligned
 from facevae.editing.card import face_card, reconstruction
-from facevae.editing.photo_edit import edit_face
+from facevae.editing.photo_edit import Moves, edit_face
 from facevae.models import build_vae
 from facevae.perceptual.identity import IdentityNetwork
 from facevae.runs.storage import without_nan
 
 DIRECTION = np.array([6, 0], np.float32)
+
+
+def along(strengths: Sequence[float]) -> Moves:
+    """Moves by multiples of the direction, none of them stopped."""
+
+    def move(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        moved = latents[:, None] + np.asarray(strengths)[None, :, None] * DIRECTION
+        return moved, np.zeros(moved.shape[:2], bool)
+
+    return move
 
 
 def population() -> Population:
@@ -53,7 +64,7 @@ def made():
         Image.fromarray(pixels), (0, 0, 64, 64), None, math.nan, "ok", 0, np.eye(2, 3)
     )
     editing = EditingConfig(strengths=(0.0, 1.0, 5.0), outside_quantile=0.9)
-    return vae, edit_face(vae, aligned, DIRECTION, editing.strengths), editing
+    return vae, edit_face(vae, aligned, along(editing.strengths)), editing
 
 
 def test_scores_and_distances_are_those_of_before_and_after(made):

@@ -8,11 +8,11 @@ from torch import nn
 from facevae.attributes.hdf5 import write_hdf5
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
 from facevae.config import EditingConfig, ModelConfig
+from facevae.editing.edits import directions_of, edit_latents
 from facevae.editing.latent_edit import (
     FACENET_FACES,
     choose_faces,
-    decode_strengths,
-    edit_direction,
+    decode,
     edit_fidelity,
 )
 from facevae.errors import UserError
@@ -93,12 +93,16 @@ def test_faces_that_are_not_there_are_refused_with_a_remedy(write, images, editi
         choose_faces(write(images), EditingConfig(**editing))
 
 
+def moved_by(latents: np.ndarray, direction: np.ndarray, strengths) -> np.ndarray:
+    return latents[:, None] + np.asarray(strengths)[None, :, None] * direction
+
+
 def test_strength_0_is_the_plain_decoding():
     torch.manual_seed(0)
     vae = build_vae(ModelConfig(latent_size=3)).eval()
     latents = np.random.default_rng(0).normal(size=(2, 3))
     direction = np.array([5, -5, 5], np.float32)
-    drawn = decode_strengths(vae, latents, direction, (-1.0, 0.0, 2.0))
+    drawn = decode(vae, moved_by(latents, direction, (-1.0, 0.0, 2.0)))
     assert drawn.shape == (2, 3, 64, 64, 3)
     for face, latent in zip(drawn, latents, strict=True):
         for image, strength in zip(face, (-1, 0, 2), strict=True):
@@ -135,11 +139,11 @@ def test_a_mix_that_takes_its_first_attribute_away_edits_faces_that_have_it(writ
 
 def test_a_mix_moves_by_the_amount_of_each_and_what_is_kept_is_of_each():
     editing = EditingConfig(mix=("Smiling=2", "Male=-0.5"), strengths=(0.0, 2.0))
-    direction = edit_direction(vectors(), editing)
-    np.testing.assert_allclose(direction, [3.5, -1.5, 2])
     vae, latents = Mirror(0.5).eval(), np.array([[0, 1, 2], [-3, 0, 1]], np.float64)
-    drawn = decode_strengths(vae, latents, direction, editing.strengths)
-    measured = edit_fidelity(vae, drawn, vectors(), editing)
+    edited = edit_latents(["a", "b"], latents, vectors(), editing)
+    np.testing.assert_allclose(edited.latents, moved_by(latents, [3.5, -1.5, 2], (0.0, 2.0)))
+    drawn = decode(vae, edited.latents)
+    measured = edit_fidelity(vae, drawn, vectors(), editing, directions_of(vectors(), editing))
     assert measured == pytest.approx({"kept/Smiling": 0.5, "kept/Male": 0.5}, rel=1e-3)
 
 
@@ -150,11 +154,13 @@ def test_what_a_vae_keeps_of_a_change_is_measured(kept, strengths, attribute):
     vae, editing = Mirror(kept).eval(), EditingConfig(strengths=strengths, attribute=attribute)
     latents = np.array([[0, 1, 2], [-3, 0, 1]], np.float64)
     direction = np.sum([vectors().vector(name) for name in attribute], axis=0)
-    drawn = decode_strengths(vae, latents, direction, strengths)
-    measured = edit_fidelity(vae, drawn, vectors(), editing)
+    drawn = decode(vae, moved_by(latents, direction, strengths))
+    measured = edit_fidelity(vae, drawn, vectors(), editing, directions_of(vectors(), editing))
     assert measured == pytest.approx({f"kept/{name}": kept for name in attribute}, rel=1e-4)
 
 
 def test_one_strength_is_no_change_to_measure():
     drawn = np.zeros((2, 1, 8, 8, 3), np.uint8)
-    assert edit_fidelity(Mirror().eval(), drawn, vectors(), EditingConfig(strengths=(1.0,))) == {}
+    editing = EditingConfig(strengths=(1.0,))
+    directions = directions_of(vectors(), editing)
+    assert edit_fidelity(Mirror().eval(), drawn, vectors(), editing, directions) == {}

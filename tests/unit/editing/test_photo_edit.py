@@ -1,6 +1,7 @@
 """The faces of a photo: which are taken, and what an edit leaves of them."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from facevae.config import AlignmentConfig, ModelConfig
 from facevae.data.align import Aligned
 from facevae.data.detector import NO_FACES, Detections
 from facevae.editing.photo_edit import (
+    Moves,
     edit_face,
     edited_crop,
     edited_photo,
@@ -88,9 +90,19 @@ def vae() -> VAE:
 DIRECTION = np.array([3, -3, 3], np.float32)
 
 
+def along(strengths: Sequence[float]) -> Moves:
+    """Moves by multiples of the direction, none of them stopped."""
+
+    def move(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        moved = latents[:, None] + np.asarray(strengths)[None, :, None] * DIRECTION
+        return moved, np.zeros(moved.shape[:2], bool)
+
+    return move
+
+
 def test_a_face_is_encoded_moved_and_decoded(vae):
     (aligned,) = find(0, *BOXES).faces
-    face = edit_face(vae, aligned, DIRECTION, (0.0, 1.0, -2.0))
+    face = edit_face(vae, aligned, along((0.0, 1.0, -2.0)))
     assert face.strip.shape == (3, 64, 64, 3)
     with torch.no_grad():
         read = model_input(torch.from_numpy(np.array(aligned.crop))[None], 64, vae.resize_method)
@@ -105,7 +117,7 @@ def test_a_face_is_encoded_moved_and_decoded(vae):
 
 def test_strength_0_leaves_the_photo_and_others_change_its_faces_only(vae):
     found = find("all", *BOXES)
-    faces = [edit_face(vae, each, DIRECTION, (0.0, 2.0)) for each in found.faces]
+    faces = [edit_face(vae, each, along((0.0, 2.0))) for each in found.faces]
     before = np.asarray(found.photo.image)
     np.testing.assert_array_equal(np.asarray(edited_photo(found.photo, faces, 0, 0.2)), before)
     after = np.asarray(edited_photo(found.photo, faces, 1, 0.2))
@@ -137,7 +149,7 @@ def test_a_difference_lands_where_the_face_is():
 def edit_face_of(aligned: Aligned, decoded: np.ndarray):
     from facevae.editing.photo_edit import EditedFace
 
-    return EditedFace(aligned, decoded[0], np.zeros((2, 3), np.float32), decoded)
+    return EditedFace(aligned, decoded[0], np.zeros((2, 3), np.float32), decoded, np.zeros(1, bool))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,39 @@
+"""Who is on which image, from a table of identities.
+
+Legend: n images.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from facevae.attributes.folds import UNKNOWN
+from facevae.attributes.vectors import LatentBatch
+from facevae.data.sources.matching import match
+from facevae.data.sources.tables import read_identities
+from facevae.errors import UserError
+
+
+def read_people(path: str, image_ids: Sequence[str]) -> dict[str, int]:
+    """The number of the person on each image that the table has a row of.
+
+    Images are named there as in a table of labels: by path or name, with any extension.
+
+    Raises:
+        UserError: the file is missing or not such a table, or it names none of the images.
+    """
+    numbers = read_identities(path)
+    ids = list(numbers)
+    rows = match(ids, image_ids)[0]
+    if not rows:
+        raise UserError(
+            f"{path} has no row of any of the {len(image_ids)} images: it names {ids[0]!r}, they "
+            f"are called {', '.join(map(repr, image_ids[:1]))} and so on; give the table of these"
+        )
+    return {name: numbers[ids[row]] for name, row in rows.items()}
+
+
+def with_people(batch: LatentBatch, people: Mapping[str, int]) -> LatentBatch:
+    """Images with the number of the person on each, -1 where it is not known."""
+    numbers = [people.get(name, UNKNOWN) for name in batch.image_id]
+    return batch._replace(identities=np.array(numbers, np.int64))
