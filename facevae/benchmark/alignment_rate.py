@@ -49,7 +49,9 @@ def _photograph(i: int) -> Image.Image:
     page = page.resize(SIZE, Image.Resampling.BICUBIC)
     face, _ = synthetic_face(0, i)
     face = face.resize((FACE_HEIGHT * face.width // face.height, FACE_HEIGHT))
-    left, top = (int(rng.integers(0, room)) for room in (SIZE[0] - face.width, 3000 - FACE_HEIGHT))
+    left, top = (
+        int(rng.integers(0, room)) for room in (SIZE[0] - face.width, SIZE[1] - face.height)
+    )
     page.paste(face, (left, top))
     return page
 
