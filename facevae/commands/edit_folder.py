@@ -30,6 +30,7 @@ from facevae.config import AlignmentConfig, EditConfig
 from facevae.data.sources.image_files import IMAGE_EXTENSIONS, extension_of, is_hidden
 from facevae.editing.photo_editor import CARD, LABELLED_GRID, remove_earlier
 from facevae.errors import UserError
+from facevae.perceptual.identity import IdentityNetwork
 from facevae.ray_cluster.connect import LOST_PROCESS, connect, errors_left_out
 from facevae.ray_cluster.nodes import Node, cluster_nodes
 from facevae.ray_cluster.placement import ActorPlan, plan_actors
@@ -79,7 +80,7 @@ def edit_folder(config: EditConfig, folder: str) -> Metrics:
     """
     inputs = read_inputs(config)
     alignment = resolve_alignment(config, inputs)
-    load_identity(config)  # downloads what is to be downloaded, once
+    judge = load_identity(config)
     identity = edit_identity(config, inputs, alignment)
     photos = list_photos(folder, config.output, identity)
     step = Step(
@@ -99,7 +100,8 @@ def edit_folder(config: EditConfig, folder: str) -> Metrics:
         check_paths({"--output": config.output, "--image": folder}, len(nodes))
         plan = plan_photo_actors(nodes)
         population = read_population(inputs.vectors_uri, inputs.vectors)
-        work = partial(_edit_all, config, folder, inputs, population, alignment, photos, plan)
+        loaded = Loaded(inputs, population, alignment, judge)
+        work = partial(_edit_all, config, folder, loaded, photos, plan)
         return Work(config.model_dump(mode="json"), step.identity, work, inputs.model_run)
 
     metrics = run_step(step, prepare)
@@ -138,21 +140,23 @@ def plan_photo_actors(nodes: Sequence[Node]) -> ActorPlan:
     return plan_actors("photo", "photo", None, "no", nodes)
 
 
+class Loaded(NamedTuple):
+    """What all actors need, read once."""
+
+    inputs: EditInputs
+    population: Population
+    alignment: AlignmentConfig
+    judge: IdentityNetwork | None
+    """of identity"""
+
+
 class EditPhoto:
     """An actor: {name, image, key} -> {name, error}; writes a photo's folder."""
 
-    def __init__(
-        self,
-        config: EditConfig,
-        folder: str,
-        loaded: "ray.ObjectRef[tuple[EditInputs, Population]]",
-        alignment: AlignmentConfig,
-    ) -> None:
-        """Loads the networks."""
+    def __init__(self, config: EditConfig, folder: str, loaded: "ray.ObjectRef[Loaded]") -> None:
+        """Loads the detector."""
         torch.set_num_threads(1)
-        inputs, population = ray.get(loaded)
-        identity = load_identity(config)
-        self._editor = make_editor(config, inputs, population, alignment, identity)
+        self._editor = make_editor(config, *ray.get(loaded))
         self._folder, self._output = folder, config.output
         self._attempts = Attempts(config.output, ATTEMPTS)
 
@@ -196,17 +200,15 @@ def read_card(output: str, photo: PhotoFile) -> dict[str, Any] | None:
 def _edit_all(
     config: EditConfig,
     folder: str,
-    inputs: EditInputs,
-    population: Population,
-    alignment: AlignmentConfig,
+    loaded: Loaded,
     photos: Sequence[PhotoFile],
     plan: ActorPlan,
     run: Run,
 ) -> Metrics:
-    run.tags(inputs.tags())
+    run.tags(loaded.inputs.tags())
     finished: set[str] = set()
     by_name = {photo.name: photo for photo in photos}
-    loaded = ray.put((inputs, population))
+    arguments = (config, folder, ray.put(loaded))
 
     def todo() -> list[str]:
         for name, photo in by_name.items():
@@ -219,7 +221,6 @@ def _edit_all(
         def attempt(names: Sequence[str]) -> dict[str, str]:
             failed, done = {}, len(photos) - len(names)
             items = [{"name": n, "image": by_name[n].image, "key": by_name[n].key} for n in names]
-            arguments = (config, folder, loaded, alignment)
             with errors_left_out():
                 for row in _tasks(items, arguments, plan).iter_rows():
                     if row["error"]:
@@ -229,7 +230,8 @@ def _edit_all(
                     bar(done)
             return failed
 
-        run_with_retries(Attempts(config.output, ATTEMPTS), todo, attempt, LOST_PROCESS)
+        attempts = Attempts(config.output, ATTEMPTS)
+        run_with_retries(attempts, todo, attempt, LOST_PROCESS, unit="photos")
     return _report(config.output, photos, run)
 
 

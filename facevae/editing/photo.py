@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from facevae.config import PhotoFormat
 from facevae.data.images import read_image, to_rgb
-from facevae.errors import UserError
+from facevae.errors import UNREADABLE, UserError
 from facevae.pixels import resize
 from facevae.runs import storage
 
@@ -40,8 +40,8 @@ _ELSEWHERE = (274, 700, 34675)
 """tags of the orientation, which is normalised, of XMP, and of the ICC profile"""
 _BITS_OF_BOX = re.compile(rb"pixi\0{4}([\1-\4])(.)", re.DOTALL)
 _JPEG_2000 = b"\xff\x4f\xff\x51"
-_JPEG_2000_BITS = 40
-"""bytes between that mark and the bits of a sample less one"""
+_JPEG_2000_BITS = 42
+"""bytes from the begin of that mark to the bits of a sample less one"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,11 @@ def _photo(image: Image.Image, data: bytes) -> Photo:
         lost.append("the file's other pictures: the first is edited")
     upright = ImageOps.exif_transpose(image)
     beside = {name: upright.info[name] for name in ("icc_profile", "dpi") if upright.info.get(name)}
-    exif, has_thumbnail = _exif(upright, image.format)
+    try:
+        exif, has_thumbnail = _exif(upright, image.format)
+    except UNREADABLE:
+        exif, has_thumbnail = b"", False
+        lost.append("EXIF: it is damaged")
     if exif:
         beside["exif"] = exif
     if has_thumbnail:
@@ -129,7 +133,7 @@ def _bits_per_sample(image: Image.Image, data: bytes) -> int:
     """How many bits the file keeps of a sample: Pillow reads 16-bit colours as 8-bit ones."""
     if ";16" in str(getattr(image, "tile", "")) or image.mode.startswith("I"):
         return 16
-    if image.format in ("AVIF", "HEIF") and (found := _BITS_OF_BOX.search(data)):
+    if data[4:8] == b"ftyp" and (found := _BITS_OF_BOX.search(data)):  # AVIF and HEIC
         return found[2][0]
     start = data.find(_JPEG_2000)
     if image.format == "JPEG2000" and start >= 0:

@@ -54,6 +54,7 @@ def run_with_retries(
     pending: Callable[[], Sequence[str]],
     run: Callable[[Sequence[str]], Mapping[str, str]],
     survived: tuple[type[Exception], ...] = (),
+    unit: str = "shards",
 ) -> None:
     """Run shards until they are finished or have had all their attempts.
 
@@ -63,6 +64,7 @@ def run_with_retries(
         run: runs shards, each in `attempts.row`; returns why some failed.
         survived: errors of `run` itself after which the pending shards are run again, with a
             warning, `LOST_ROUNDS` times.
+        unit: what the shards are, for messages.
 
     Raises:
         UserError: some shards have had all their attempts; names them and says why.
@@ -80,7 +82,7 @@ def run_with_retries(
             lost += 1
             if lost > LOST_ROUNDS:
                 raise
-            log(f"warning: the shards that are left go on after {reason_of(error)}")
+            log(f"warning: the {unit} that are left go on after {reason_of(error)}")
         left = pending()
     attempts.forget()
     if left:
@@ -88,7 +90,7 @@ def run_with_retries(
         more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
         times = f"{attempts.most} times" if attempts.most > 1 else "once"
         raise UserError(
-            f"{len(left)} of {count} shards failed {times}: {'; '.join(failures)}{more}; the "
+            f"{len(left)} of {count} {unit} failed {times}: {'; '.join(failures)}{more}; the "
             "others are finished: mend these, and the same command runs them again"
         )
 

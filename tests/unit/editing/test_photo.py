@@ -130,6 +130,28 @@ def test_what_is_lost_is_said(data, mode, lost):
     assert mode != "RGB" or "CMYK" not in lost or "icc_profile" not in photo.beside
 
 
+@pytest.mark.parametrize("file_format", ["AVIF", "JPEG2000", "WEBP", "JPEG", "GIF", "BMP"])
+def test_8_bits_are_not_said_to_be_lost(file_format):
+    photo = open_photo(encoded(Image.fromarray(SAMPLES["RGB"]), file_format))
+    assert [each for each in photo.lost if "bits" in each] == []
+    assert photo.file_format == file_format
+
+
+def test_more_bits_than_pillow_reads_are_said_to_be_lost():
+    data = encoded(Image.fromarray(SAMPLES["RGB"]), "JPEG2000")
+    assert b"\0\3\7\1\1\7\1\1\7\1\1" in data  # three components of 7 + 1 bits
+    deeper = data.replace(b"\0\3\7\1\1\7\1\1\7\1\1", b"\0\3\x09\1\1\x09\1\1\x09\1\1")
+    assert "10 bits per sample: 8 are kept" in open_photo(deeper).lost
+
+
+def test_damaged_exif_is_no_reason_to_refuse_a_photo():
+    data = encoded(Image.fromarray(SAMPLES["RGB"]), "JPEG", exif=exif())
+    start = data.index(b"Exif\0\0") + 6
+    damaged = data[: start + 8] + b"\xff" * 12 + data[start + 20 :]
+    photo = open_photo(damaged)
+    assert photo.image.size == (WIDTH, HEIGHT)
+
+
 def test_what_is_no_photo_is_refused():
     for data in (b"", b"no picture", encoded(Image.new("RGB", (8, 8))), of_mode("F", "TIFF")):
         with pytest.raises(BadImageError):
@@ -160,8 +182,8 @@ def test_the_difference_is_that_of_a_slow_version():
     after = np.asarray(put_back(Image.fromarray(photo), smooth, TURNED, 0.3)).astype(int)
     inverse = np.linalg.inv(TURNED[:, :2])
     expected = np.zeros(photo.shape)
-    for y in range(HEIGHT):
-        for x in range(WIDTH):
+    for y in range(0, HEIGHT, 3):  # a slow version indeed
+        for x in range(0, WIDTH, 3):
             u, v = inverse @ (np.array([x, y]) + 0.5 - TURNED[:, 2])
             weight = 1.0
             for place in (u / 16, v / 16):
@@ -174,7 +196,7 @@ def test_the_difference_is_that_of_a_slow_version():
                 )
                 expected[y, x, channel] = weight * there
     assert np.abs(expected).max() > 20
-    np.testing.assert_allclose(after - 128, expected, atol=1.6)
+    np.testing.assert_allclose((after - 128)[::3, ::3], expected[::3, ::3], atol=1.6)
 
 
 @pytest.mark.parametrize("mode", SAMPLES)

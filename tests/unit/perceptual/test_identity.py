@@ -11,18 +11,22 @@ from facevae.perceptual.weights import is_same_network
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> str:
-    """A file of random weights."""
+def network() -> InceptionResnetV1:
+    """One of random weights."""
     torch.manual_seed(0)
+    return InceptionResnetV1().eval()
+
+
+@pytest.fixture(scope="module")
+def weights(network, tmp_path_factory) -> str:
+    """Their file."""
     path = tmp_path_factory.mktemp("weights") / "random.pt"
-    torch.save(InceptionResnetV1().state_dict(), path)
+    torch.save(network.state_dict(), path)
     return str(path)
 
 
-def test_embeddings_are_facenet_pytorchs(weights):
+def test_embeddings_are_facenet_pytorchs(network, weights):
     faces = np.random.default_rng(0).integers(0, 256, (2, 160, 160, 3), np.uint8)
-    network = InceptionResnetV1().eval()
-    network.load_state_dict(torch.load(weights, weights_only=True))
     with torch.no_grad():
         expected = network((torch.from_numpy(faces).permute(0, 3, 1, 2).float() - 127.5) / 128)
     found = IdentityNetwork(weights).embed(faces)
