@@ -86,8 +86,7 @@ def _kernels(title: str, work: Callable[[], None], seconds: float) -> Iterator[R
         for _ in range(PROFILED):
             work()
         torch.cuda.synchronize()
-    on_gpu = torch.autograd.DeviceType.CUDA
-    kernels = [event for event in seen.events() or [] if event.device_type == on_gpu]
+    kernels = [event for event in seen.events() or [] if event.device_type.name == "CUDA"]
     if not kernels:
         yield Row(f"{title}: kernels", "the profiler sees none here")
         return
