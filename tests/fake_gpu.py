@@ -121,18 +121,19 @@ class Watch(TorchDispatchMode):
             return any(_is_on_gpu(leaf) for leaf in tree_leaves(args))
         if name == "aten::index":  # the size of its result is that of the mask's ones
             return any(_is_on_gpu(each) and each.dtype == torch.bool for each in args[1])
-        if name == "aten::_to_copy":
+        if name in ("aten::_to_copy", "aten::to"):  # the latter in inference mode
             source, *rest = args
-            target, is_pinned = kwargs.get("device") or source.device, source in _pinned
+            devices = [each for each in (*rest, kwargs.get("device")) if _is_device(each)]
+            target, is_pinned = devices[0] if devices else source.device, source in _pinned
         elif name == "aten::copy_":
             onto, source, *rest = args
             target, is_pinned = onto.device, source in _pinned or onto in _pinned
         else:
             return False
-        if torch.device(target).type == source.device.type:
+        if target.type == source.device.type:
             return False
         # A copy of memory that may be swapped out waits, whatever was asked for.
-        return not (is_pinned and kwargs.get("non_blocking", rest[0] if rest else False))
+        return not (is_pinned and (kwargs.get("non_blocking") or True in rest))
 
     def _hold(self, result: Any) -> None:
         for leaf in filter(_is_on_gpu, tree_leaves(result)):
@@ -141,6 +142,10 @@ class Watch(TorchDispatchMode):
                 self._held[storage._cdata] = storage.nbytes()
                 weakref.finalize(storage, self._held.pop, storage._cdata)
         self.peak = max(self.peak, sum(self._held.values()))
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, torch.device)
 
 
 def _is_on_gpu(value: Any) -> bool:

@@ -92,13 +92,12 @@ class EncodeShard:
         output: str,
         weights: "ray.ObjectRef[VAE]",
         config: EncodingConfig,
-        plan: ActorPlan,
+        device: str,
         class_scatter: bool,
     ) -> None:
         """Loads the weights onto the actor's device."""
-        if not plan.use_gpu:
+        if device == "cpu":
             torch.set_num_threads(1)  # as many threads everywhere, so the same bits everywhere
-        device = torch.device("cuda" if plan.use_gpu else "cpu")
         vae: VAE = ray.get(weights)
         fold_batch_norms(vae)
         self._vae = vae.to(device).to(memory_format=torch.channels_last)
@@ -223,13 +222,13 @@ def _tasks(
             batch_size=1,
             label_selector=plan.reader_labels or None,
         )
-    encoder = (folder, output, ray.put(model.vae), config, plan, manifest.missing_labels)
+    encoder = (folder, output, ray.put(model.vae), config, plan.device, manifest.missing_labels)
     return dataset.map_batches(
         EncodeShard,
         fn_constructor_args=encoder,
         compute=pool,
         batch_size=1,
-        **({"num_gpus": 1} if plan.use_gpu else {"num_cpus": plan.cpus}),
+        **plan.resources,
         label_selector=plan.labels or None,
     )
 

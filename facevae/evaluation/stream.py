@@ -75,7 +75,7 @@ class MeasureShards:
             torch.set_num_threads(1)  # as many threads everywhere, so the same bits everywhere
         found: Instruments = ray.get(tools)
         fold_batch_norms(found.vae)
-        self._tools = found.to(torch.device("cuda" if plan.use_gpu else "cpu"))
+        self._tools = found.to(torch.device(plan.device))
         self._folder, self._output, self._work = folder, output, work
         self._attempts = Attempts(output, attempts)
 
@@ -214,6 +214,6 @@ def _tasks(
         fn_constructor_args=actor,
         compute=ray.data.ActorPoolStrategy(size=min(plan.actors, len(todo))),
         batch_size=1,
-        **({"num_gpus": 1} if plan.use_gpu else {"num_cpus": plan.cpus}),
+        **plan.resources,
         label_selector=plan.labels or None,
     )

@@ -47,6 +47,16 @@ class ActorPlan(NamedTuple):
     labels: dict[str, str]
     reader_labels: dict[str, str]
 
+    @property
+    def device(self) -> str:
+        """What an actor computes on."""
+        return "cuda" if self.use_gpu else "cpu"
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray reserves for an actor."""
+        return {"num_gpus": 1} if self.use_gpu else {"num_cpus": self.cpus}
+
 
 def plan_actors(
     what: str,

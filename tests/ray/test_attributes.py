@@ -9,15 +9,23 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from facevae.attributes.encode import encode_shards
 from facevae.attributes.hdf5 import read_vectors
 from facevae.commands.attributes import compute_attributes
 from facevae.commands.edit import edit_faces
 from facevae.commands.shards import shard_faces
-from facevae.config import AttributesConfig, EditConfig, ModelConfig, ShardsConfig
+from facevae.config import (
+    AttributesConfig,
+    EditConfig,
+    EncodingConfig,
+    ModelConfig,
+    ShardsConfig,
+)
 from facevae.data.shard_files import read_manifest
 from facevae.errors import UserError
 from facevae.models import build_vae
-from facevae.models.checkpoint import ModelCard, save_model
+from facevae.models.checkpoint import ModelCard, load_model, save_model
+from facevae.ray_cluster.placement import ActorPlan
 from facevae.tracking import read_run_id
 
 QUIET = {"system_metrics": False}
@@ -68,6 +76,26 @@ def test_one_actor_gives_the_bytes_of_two(model, shards, vectors, tmp_path):
     compute(model, shards, tmp_path / "one", actors=1)
     for name in ("attribute_vectors.h5", "statistics/train-00002.npz"):
         assert (tmp_path / "one" / name).read_bytes() == (vectors / name).read_bytes(), name
+
+
+def test_the_form_for_gpus_gives_the_bytes_of_that_for_cpus(model, shards, tmp_path, monkeypatch):
+    """Tasks that read and decode, and actors that only encode; here these do so on a CPU."""
+    on_cpus = ActorPlan(1, 0.5, False, {}, {})
+    config = EncodingConfig(batch_size=32, precision="fp32")
+    manifest = read_manifest(str(shards))
+
+    def encode(plan: ActorPlan, output: Path) -> dict[str, bytes]:
+        loaded = load_model(model)
+        done = encode_shards(str(shards), manifest, loaded, config, plan, str(output))
+        assert done.images == manifest.rows()
+        files = sorted(output.glob("*/*.*"))
+        assert len(files) == 2 * len(manifest.shards)
+        return {file.name: file.read_bytes() for file in files}
+
+    expected = encode(on_cpus, tmp_path / "cpu")
+    monkeypatch.setattr(ActorPlan, "device", "cpu")
+    monkeypatch.setattr(ActorPlan, "resources", {"num_cpus": 0.5})
+    assert encode(on_cpus._replace(use_gpu=True), tmp_path / "gpu") == expected
 
 
 def test_another_cut_into_shards_gives_the_same_vectors(model, vectors, tmp_path):

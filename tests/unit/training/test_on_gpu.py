@@ -12,7 +12,9 @@ from torch._subclasses.fake_tensor import (
 )
 
 from facevae import pixels
+from facevae.attributes.latents import encode_pixels
 from facevae.config import TrainConfig
+from facevae.models import build_vae
 from facevae.models.transfer import to_device
 from facevae.training import loop
 from facevae.training.build import build_trainer
@@ -113,6 +115,18 @@ def test_validation_grids_and_logs_come_from_the_device(precision):
         meter = loop._Meter(trainer)
         meter.add(1, trainer(fake_images(BATCH, STORED), 1))
         assert meter.of_this_rank() == meter.of_all_ranks()[0]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_encoder_waits_at_the_end_alone(precision):
+    with fake_gpu():
+        vae = build_vae(TrainConfig().model).eval().to(GPU).to(memory_format=torch.channels_last)
+        stored = np.zeros((5, STORED, STORED, 3), np.uint8)
+        encode_pixels(vae, stored, 2, precision)
+        with Watch() as seen:
+            posteriors = encode_pixels(vae, stored, 2, precision)
+        assert posteriors.mean.shape == posteriors.variance.shape == (5, 100)
+        assert len(seen.waits) == 2  # for the means and the variances of all batches
 
 
 # --- that the fakes tell the truth
