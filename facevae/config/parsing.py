@@ -247,12 +247,16 @@ def _problem(error: Any, schemas: Mapping[str, Any]) -> tuple[str, str]:
     """Where pydantic found something wrong, and the line that says so."""
     where = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        return where, f"unknown setting {where}{nearest(where, schemas)}"
+        is_in_list = any(isinstance(part, int) for part in error["loc"])
+        name = str(error["loc"][-1]) if is_in_list else where
+        return where, f"unknown setting {where}{nearest(name, schemas)}"
     # Behind the name of the setting may be one of its types, and a place in a list.
     key = next((key for key in reversed([*schemas]) if f"{where}.".startswith(f"{key}.")), where)
     if error["type"] == "value_error" or key not in schemas:
         message = str(error["msg"]).removeprefix("Value error, ")
         return where, f"{where}: {message}" if where else message
+    if "$ref" in schemas[key].get("items", {}) and where.removeprefix(f"{key}.").count("."):
+        return where, f"{where}: {error['msg']}, found {_found(error['input'])}"
     return key, f"{key}: expected {_expected(schemas[key])}, found {_found(error['input'])}"
 
 

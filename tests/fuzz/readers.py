@@ -3,14 +3,19 @@
 import io
 import json
 import shutil
+import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pillow_heif
+import pyarrow as pa
+import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 from PIL import Image
@@ -24,6 +29,10 @@ from facevae.data import shard_files
 from facevae.data.images import decode_image, decode_jpegs, encode_jpeg
 from facevae.data.shard_files import Manifest, Shard, ShardRows
 from facevae.data.sources import tables
+from facevae.data.sources.archive import TarFiles, ZipFiles
+from facevae.data.sources.image_files import ImageFiles
+from facevae.data.sources.image_source import ImageSource
+from facevae.data.sources.parquet import ParquetFiles
 from facevae.data.sources.synthetic import synthetic_face
 from facevae.models import build_vae, checkpoint
 from facevae.perceptual.weights import read_weights
@@ -206,6 +215,43 @@ def _tables(folder: Path) -> Iterator[Reader]:
     yield Reader("identity table", pairs, read_identities, is_text=True)
 
 
+# --- sources of faces ----------------------------------------------------------------------------
+
+
+def _sources(folder: Path) -> Iterator[Reader]:
+    faces = {
+        f"{i}.jpg": _encoded(synthetic_face(0, i)[0].resize((20, 20)), "JPEG") for i in range(3)
+    }
+    zipped, tarred, table = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in faces.items():
+            archive.writestr(f"faces/{name}", data)
+    with tarfile.open(fileobj=tarred, mode="w") as archive:
+        for name, data in faces.items():
+            member = tarfile.TarInfo(f"faces/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    images = [{"bytes": data, "path": name} for name, data in faces.items()]
+    columns = {"image": images, "A": [True, False, None], "B": [-1, 1, 0], "split": ["train"] * 3}
+    pq.write_table(pa.table(columns), table, row_group_size=2, write_page_checksum=True)
+
+    def read(kind: type[ImageFiles], path: Path, data: bytes) -> None:
+        path.write_bytes(data)
+        files = kind(str(path))
+        source = ImageSource(files, label_encoding="signed")
+        listing = source.faces
+        assert sorted(set(listing.image_ids)) == listing.image_ids
+        assert listing.attributes.shape == (len(listing.image_ids), len(source.attribute_names))
+        assert np.isin(listing.attributes, (-1, 0, 1)).all()
+        for name in listing.image_ids:
+            image = files.read(name)
+            assert image in faces.values() or kind is TarFiles, "a tar has no checksums of content"
+
+    for kind, whole in ((ZipFiles, zipped), (TarFiles, tarred), (ParquetFiles, table)):
+        path = folder / f"faces.{kind.kind}"
+        yield Reader(f"faces: {kind.kind}", [whole.getvalue()], partial(read, kind, path))
+
+
 # --- latents, statistics, vectors ----------------------------------------------------------------
 
 
@@ -385,4 +431,4 @@ def _settings(folder: Path) -> Iterator[Reader]:
     yield Reader("settings (YAML)", corpus, read, is_text=True, share=0.1)
 
 
-MAKERS = (_images, _shards, _tables, _latents, _checkpoints, _settings)
+MAKERS = (_images, _shards, _tables, _sources, _latents, _checkpoints, _settings)

@@ -72,6 +72,23 @@ def test_celeba_as_distributed_keeps_its_partition(celeba, tmp_path):
     assert figures["quarantined"] == 0
 
 
+def test_images_of_a_zip_without_labels_are_shards_to_train_on(celeba, tmp_path, capfd):
+    folder = shutil.make_archive(str(tmp_path / "faces"), "zip", celeba, "img_align_celeba")
+    config = folder_config(celeba, tmp_path / "out", images=folder, attributes=None)
+    assert shard_faces(config)["images"] == 40
+    assert "the images have no labels" in capfd.readouterr().err
+    labelled = folder_config(celeba, tmp_path / "other")
+    shard_faces(labelled)
+    one, other = (read_manifest(str(tmp_path / name)) for name in ("out", "other"))
+    assert one.attribute_names == ()
+    for shard in one.shards:
+        found = read_shard(str(tmp_path / "out"), shard.name)
+        expected = read_shard(str(tmp_path / "other"), shard.name)
+        assert found[:2] == expected[:2]
+        assert found.attributes.shape == (shard.rows, 0)
+    assert len(one.shards) == len(other.shards)
+
+
 def test_bad_files_are_quarantined_with_their_reason(celeba, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(celeba / "img_align_celeba", images)

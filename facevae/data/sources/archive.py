@@ -6,6 +6,7 @@ themselves is checked before it is believed.
 """
 
 import contextlib
+import errno
 import posixpath
 import re
 import stat
@@ -94,7 +95,7 @@ class ZipFiles(ImageFiles):
                 with file.open(info) as member:
                     return member.read(info.file_size)  # a limit: it may unpack to more than said
             except UNREADABLE as error:
-                if isinstance(error, OSError) and error.errno is not None:
+                if _is_of_the_disk(error):
                     raise
                 raise BadImageError(
                     f"damaged in the archive: {' '.join(str(error).split())}"
@@ -115,7 +116,7 @@ class ZipFiles(ImageFiles):
 def _open_zip(uri: str, version: Any) -> Zip:
     with name_broken_download(uri), contextlib.ExitStack() as opened:
         file = _zip_file(uri, opened)
-        infos = [info for info in file.infolist() if not info.is_dir()]
+        infos = [info for info in file.infolist() if not info.filename.endswith("/")]
         _check_bomb(uri, sum(info.file_size for info in infos), file)
         by_path = _by_path(uri, [info.filename for info in infos], infos)
         members, unread = _images(uri, by_path)
@@ -134,7 +135,7 @@ def _zip_file(uri: str, opened: contextlib.ExitStack) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(file)
         except UNREADABLE as error:
-            if isinstance(error, OSError) and error.errno is not None:
+            if _is_of_the_disk(error):
                 raise
             problem = f"is damaged ({' '.join(str(error).split())})"
             if kind_of_content(head) == "zip":
@@ -219,7 +220,7 @@ def _tar_members(uri: str) -> list[tarfile.TarInfo]:
         with tarfile.open(uri, "r:") as tar:
             return [info for info in tar if not info.isdir()]
     except (tarfile.TarError, *UNREADABLE) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if _is_of_the_disk(error):
             raise
         if "unexpected end" in str(error):
             raise _short_tar(uri) from None
@@ -228,6 +229,11 @@ def _tar_members(uri: str) -> list[tarfile.TarInfo]:
 
 def _short_tar(uri: str) -> UserError:
     return UserError(f"the tar {uri} is cut short: it ends within a file; download it again")
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether it is of where the archive lies; damage makes readers seek before its beginning."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
 def _head(uri: str) -> bytes:

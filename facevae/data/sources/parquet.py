@@ -95,11 +95,6 @@ class ParquetFiles(ImageFiles):
         if name not in index.places:
             raise FileNotFoundError(f"no '{name}' in {self.uri}")
         file, group, row = index.places[name]
-        if index.groups[file][group] > MAX_GROUP_BYTES:
-            raise UserError(
-                f"a row group of {index.uris[file]} has {index.groups[file][group]:,} bytes, too "
-                "many to be held in memory: write the file again with row_group_size=1000"
-            )
         images = _read_group(index.uris[file], storage.version_of(self.uri), group, index.image)
         data: bytes | None = images[row].as_py()
         if data is None:
@@ -226,6 +221,11 @@ def _index(uri: str, version: Any) -> Index:
                 image = _image_column(each, schema)
             _check_schema(each, file.schema_arrow, uris[0], schema)
             groups.append(list(_group_bytes(file, image)))
+            if max(groups[-1], default=0) > MAX_GROUP_BYTES:
+                raise UserError(
+                    f"a row group of {each} has {max(groups[-1]):,} bytes, too many to be held in "
+                    "memory: write the file again with row_group_size=1000"
+                )
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
                 places += [Place(number, group, row) for row in range(count)]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from facevae.commands import attributes as attributes_command
 from facevae.commands import quickstart as quickstart_command
@@ -46,6 +47,38 @@ def make_shards(tmp_path) -> MakeShards:
         return folder, read_manifest(folder)
 
     return make
+
+
+def test_images_without_labels_give_no_vector_and_no_edit(tmp_path):
+    folder = str(tmp_path)
+    part = ShardRows(["a"], [b""], np.empty((1, 0), np.int8))
+    shard = write_shard(folder, "train-00000", "train", part, 64)
+    manifest = Manifest((), 64, (shard,), source={}, preprocessing={}, quarantined={},
+                        missing_labels=False)  # fmt: skip
+    for check in (
+        lambda: check_vectors(folder, manifest, 1),
+        lambda: check_editing(folder, manifest, EditingConfig(), 1),
+    ):
+        with pytest.raises(UserError, match="have no labels, and a vector needs some") as error:
+            check()
+        one_line(error)
+
+
+def test_quickstart_asks_for_labels_before_it_makes_shards(tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text("image_id,Bald,Male\na.png,1,-1\n")
+    given = {"images": str(tmp_path), "output": str(tmp_path / "out")}
+    for labels, message in (
+        ({}, "the images have no labels"),
+        ({"attributes": str(tmp_path / "labels.csv")}, "Smiling"),
+    ):
+        config = QuickstartConfig(**given, **labels)
+        with pytest.raises(UserError, match=message) as error:
+            quickstart_command.quickstart(config)
+        one_line(error)
+        with pytest.raises(UserError, match=message):
+            describe_plan("quickstart", config, [Node(2, 0, 8 * 2**30)], is_cluster=True)
+    assert not (tmp_path / "out").exists()
 
 
 def rows(smiling: int, others: int, unknown: int = 0) -> list[list[int]]:

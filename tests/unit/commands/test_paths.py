@@ -44,6 +44,23 @@ def test_the_file_system_of_a_path_is_that_of_its_deepest_mount(tmp_path):
     assert storage.file_system_type(str(tmp_path / "not" / "yet")) != "unknown"
 
 
+def test_the_paths_of_several_sources_are_absolute_and_checked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "--sources",
+        "[{name: a, images: faces, attributes: l.txt}, {name: b, images: s3://b/f/}]",
+    ]
+    config = with_absolute_paths(parse("shards", words))
+    assert [(each.images, each.attributes) for each in config.sources] == [
+        (f"{tmp_path}/faces", f"{tmp_path}/l.txt"),
+        ("s3://b/f", None),
+    ]
+    paths = paths_of(config)
+    assert paths["images of --sources a"] == f"{tmp_path}/faces"
+    with pytest.raises(UserError, match="is on one machine's own disk"):
+        check_paths({name: path for name, path in paths.items() if "sources" in name}, 3)
+
+
 def test_the_paths_of_training_are_all_that_its_workers_read_and_write(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["--output", "run", "--images", "faces", "--attributes", "labels.txt",

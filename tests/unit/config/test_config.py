@@ -110,6 +110,9 @@ def test_workers_that_cannot_be_are_refused(scaling, problem):
         TrainConfig(training={"global_batch_size": 5}, scaling=scaling)
 
 
+ONE = ({"name": "a", "images": "d"},)
+
+
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
@@ -120,6 +123,15 @@ def test_workers_that_cannot_be_are_refused(scaling, problem):
         ({"attributes": "f"}, "--attributes needs --images"),
         ({"partition": "p"}, "--partition needs --images"),
         ({"identities": "i"}, "--identities needs --images"),
+        ({"file_names": "lfw"}, "--file_names needs --images"),
+        ({"images": "d", "file_names": "lfw", "attributes": "f"}, None),
+        ({"images": "d", "file_names": "lfw", "identities": "i"}, "both say the identities"),
+        ({"images": "d", "file_names": "utkface", "attributes": "f"}, "both say the attributes"),
+        ({"images": "d", "sources": ONE}, "--images and --sources both say"),
+        ({"attributes": "f", "sources": ONE}, "--attributes needs --images"),
+        ({"sources": ONE + ONE}, "two sources are called 'a'"),
+        ({"sources": ({"name": "a/b", "images": "d"},)}, "name"),
+        ({"sources": ({"name": "a"},)}, "images"),
     ],
 )
 def test_the_flags_of_a_source_go_together(flags, problem):

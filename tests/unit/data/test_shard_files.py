@@ -51,13 +51,14 @@ def same(found: ShardRows, expected: ShardRows) -> bool:
     )
 
 
-@pytest.mark.parametrize("count", [0, 1, 256, 257])
-def test_a_shard_reads_back(tmp_path, count):
-    expected = rows(count)
+@pytest.mark.parametrize(("count", "attributes"), [(0, 5), (1, 5), (256, 5), (257, 5), (300, 0)])
+def test_a_shard_reads_back(tmp_path, count, attributes):
+    expected = rows(count, attributes)
     shard = write_shard(str(tmp_path), "val-00000", "val", expected, 64)
     path = tmp_path / "data" / "val-00000.parquet"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert shard == Shard("val-00000", "val", count, path.stat().st_size, digest)
+    assert read_labels(str(tmp_path), "val-00000").shape == (count, attributes)
     assert same(read_shard(str(tmp_path), "val-00000"), expected)
     assert read_image_ids(str(tmp_path), "val-00000") == expected.image_ids
     np.testing.assert_array_equal(read_labels(str(tmp_path), "val-00000"), expected.attributes)

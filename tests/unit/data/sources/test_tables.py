@@ -175,6 +175,40 @@ def test_faulty_label_tables_name_file_and_line(
     assert one_line(error).startswith(path)
 
 
+LANDMARKS = "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y"
+BOXES = "x_1 y_1 width height"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"image_id,{LANDMARKS.replace(' ', ',')}\n1.jpg,69,109,106,113,77,142\n", "landmarks"),
+        (f"1\n{LANDMARKS}\n1.jpg 69 109 106 113 77 142\n", "landmarks"),
+        (f"image_id,{BOXES.replace(' ', ',')}\n1.jpg,95,71,226,313\n", "face boxes"),
+        (f"1\nimage_id {BOXES}\n1.jpg 95 71 226 313\n", "face boxes"),
+        ("image_id,partition\n1.jpg,0\n2.jpg,1\n", "give that file as --partition"),
+    ],
+)
+def test_another_of_celeba_s_tables_is_told_what_it_is(
+    write: Callable[..., str], text: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        read_label_table(write(text))
+    assert "\n" not in str(error.value)
+
+
+def test_kaggle_s_tables_as_they_are(write: Callable[..., str]) -> None:
+    names = ["5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive"]
+    table = read_label_table(
+        write(f"image_id,{','.join(names)}\r\n000001.jpg,-1,1,1\r\n000002.jpg,-1,-1,-1\r\n")
+    )
+    assert table.names == tuple(names)
+    assert table.image_ids == ("000001.jpg", "000002.jpg")
+    assert table.labels.tolist() == [[-1, 1, 1], [-1, -1, -1]]
+    splits = read_partition(write("image_id,partition\r\n000001.jpg,0\r\n000002.jpg,2\r\n"))
+    assert splits == {"000001.jpg": "train", "000002.jpg": "test"}
+
+
 def test_minus_one_in_a_binary_table(write: Callable[..., str]) -> None:
     with pytest.raises(UserError, match=r"line 4: found -1, but label_encoding binary"):
         read_label_table(write("2\nA B\nx 1 0\ny -1 1\n"), "binary")
