@@ -7,6 +7,7 @@ from facevae.commands.plan import describe_plan
 from facevae.config import (
     AttributesConfig,
     EditConfig,
+    EvaluateConfig,
     ModelConfig,
     QuickstartConfig,
     ShardsConfig,
@@ -153,3 +154,12 @@ def test_editing_takes_nothing_and_quickstart_takes_all_in_a_row():
     lines = describe_plan("quickstart", QuickstartConfig(**settings), LAPTOP)
     for start in ("images:", "shards:", "train:", "attributes:", "edit:"):
         assert line(lines, start)
+
+
+def test_an_evaluation_takes_encoders_and_says_what_is_decoded(tmp_path):
+    config = EvaluateConfig(shards="s3://nowhere/shards", model="runs:/1/model", vectors="v")
+    lines = describe_plan("evaluate", config, LAPTOP)
+    assert line(lines, "evaluate: 2 encoders") == "evaluate: 2 encoders of 0.75 CPUs each, anywhere"
+    assert "2048 held-out images are decoded at the most, and 64 edited at 6 strengths" in line(
+        lines, "evaluate: 2048"
+    )
