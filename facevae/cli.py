@@ -107,8 +107,6 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     try:
         provide_home()
         options = [word for word in arguments if word not in DRY_RUN]
-        if name == "compare":
-            options = _runs_as_option(options)
         config = parse(name, options)
         if len(options) < len(arguments):
             print("\n".join(_plan(name, config)))
@@ -149,6 +147,8 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     from facevae import config
 
     command = COMMANDS[name]
+    if name == "compare":
+        arguments = _runs_as_option(arguments)
     return parse_config(getattr(config, command.config), name, command.purpose, arguments)
 
 

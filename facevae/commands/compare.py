@@ -32,10 +32,13 @@ from facevae.runs.progress import log, progress
 from facevae.tracking import Run
 
 TABLE, COMPARISON = "comparison.csv", "comparison.json"
-SUMMARY = (
-    *("auc/mean", "average_precision/mean", "balanced_accuracy/mean", "psnr", "ssim"),
-    *("perceptual_distance", "kl/mean", "active_units", "frechet", "frechet_floor"),
+BY_NETWORK = (
+    *("perceptual_distance", "frechet", "frechet_floor"),
     *("edit_success/mean", "leakage/mean", "identity_kept/mean"),
+)
+SUMMARY = (
+    *("auc/mean", "average_precision/mean", "balanced_accuracy/mean"),
+    *("psnr", "ssim", "kl/mean", "active_units", *BY_NETWORK),
 )
 """metrics of the evaluations that stand beside each other in the table"""
 
@@ -184,11 +187,11 @@ def _compare(
 
 
 def _columns(runs: Sequence[Evaluation]) -> dict[str, dict[str, float | None]]:
-    """The metrics of each run's table row; those of pixels only where one network saw all."""
+    """The metrics of each run's table row; those of a face network only where it saw all."""
     is_one = len({run.network for run in runs}) == 1
     if not is_one:
-        log("perceptual and Frechet distance are left out: they are of different face networks")
-    names = [n for n in SUMMARY if is_one or n not in ("perceptual_distance", "frechet")]
+        log(f"{', '.join(BY_NETWORK)} are left out: they are of different face networks")
+    names = [n for n in SUMMARY if is_one or n not in BY_NETWORK]
     return {r.label: {n: r.details["metrics"].get(n) for n in names} for r in runs}
 
 

@@ -8,8 +8,8 @@ from functools import lru_cache
 import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
-from torch.nn import functional as F
 
+from facevae.perceptual.loss import images_at_once
 from facevae.perceptual.network import PerceptualNetwork
 
 WHITE = 255.0
@@ -60,29 +60,43 @@ def perceptual_distance(
     squared distances of both images' vectors are averaged over places and layers: the form of
     Zhang et al. 2018 (LPIPS) without its learned weights.
     """
-    layers = zip(network.of_pixels(images), network.of_pixels(others), strict=True)
-    distances = [(_unit(a) - _unit(b)).square().sum(dim=1).mean(dim=(1, 2)) for a, b in layers]
-    return torch.stack(distances).mean(dim=0)
+    parts = []
+    count = images_at_once(network, images.device)
+    for some, theirs in zip(images.split(count), others.split(count), strict=True):
+        layers = zip(network.of_pixels(some), network.of_pixels(theirs), strict=True)
+        parts.append(torch.stack([_unit_distance(a, b) for a, b in layers]).mean(dim=0))
+    return torch.cat(parts)
 
 
-def _unit(maps: Float[Tensor, "B C h w"]) -> Float32[Tensor, "B C h w"]:
-    maps = maps.float()
-    unit: Tensor = maps / (torch.linalg.vector_norm(maps, dim=1, keepdim=True) + TINY)
-    return unit
+def _unit_distance(
+    a: Float[Tensor, "B C h w"], b: Float[Tensor, "B C h w"]
+) -> Float32[Tensor, " B"]:
+    """The mean squared distance of unit vectors: |a|^2 + |b|^2 - 2 a.b, of their lengths."""
+    length_a, length_b = (torch.linalg.vector_norm(maps, dim=1).float() for maps in (a, b))
+    product = (a * b).sum(dim=1, dtype=torch.float32)
+    # A place without any feature has length 0, before and after.
+    one_a, one_b = (length / (length + TINY) for length in (length_a, length_b))
+    cosine = product / ((length_a + TINY) * (length_b + TINY))
+    distance: Tensor = (one_a**2 + one_b**2 - 2 * cosine).clamp(min=0).mean(dim=(1, 2))
+    return distance
 
 
 def _blurred(maps: Float32[Tensor, "B 3 S S"]) -> Float32[Tensor, "B 3 s s"]:
-    """The means over SSIM's window, where it lies inside: s = S - 10."""
-    window = _window().to(maps.device)
-    flat = maps.flatten(0, 1)[:, None]
-    rows = F.conv2d(flat, window.view(1, 1, -1, 1))
-    blurred: Tensor = F.conv2d(rows, window.view(1, 1, 1, -1))[:, 0].unflatten(0, maps.shape[:2])
+    """The means over SSIM's window, where it lies inside: s = S - 10.
+
+    As two matrix products, which on a CPU take a tenth of the time of convolutions of one channel.
+    """
+    window = _window(maps.shape[-1]).to(maps.device)
+    blurred: Tensor = window @ maps @ window.T
     return blurred
 
 
 @lru_cache
-def _window() -> Float32[Tensor, " 11"]:
+def _window(size: int) -> Float32[Tensor, "s {size}"]:
+    """Each row averages 11 neighbours by Gaussian weights; one place further than the last row."""
     offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
-    window: Tensor = weights / weights.sum()
-    return window.float()
+    rows = torch.zeros(size - 2 * RADIUS, size, dtype=torch.float64)
+    for row in range(len(rows)):
+        rows[row, row : row + 2 * RADIUS + 1] = weights / weights.sum()
+    return rows.float()

@@ -162,9 +162,11 @@ def leakage_heatmap(
     if len(columns) <= MAX_WRITTEN and len(rows) <= MAX_WRITTEN:
         for (row, column), value in np.ndenumerate(moved):
             if np.isfinite(value):
-                colour = "white" if abs(value) > 0.9 else _INK
-                axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7,
-                          color=colour)  # fmt: skip
+                text = f"{round(float(value), 1) + 0.0:.1f}"  # never -0.0
+                axes.text(
+                    column, row, text, ha="center", va="center", fontsize=7,
+                    color="white" if abs(value) > 0.9 else _INK,
+                )  # fmt: skip
     bar = figure.colorbar(picture, ax=axes, shrink=0.6, aspect=24, extend="both")
     bar.outline.set_visible(False)
     return _rendered(figure)

@@ -8,6 +8,7 @@ from facevae.config import (
     AlignConfig,
     AttributesConfig,
     EditConfig,
+    EvaluateConfig,
     ImportFacenetConfig,
     ModelConfig,
     QuickstartConfig,
@@ -188,3 +189,12 @@ def test_detectors_are_planned_for_photographs_and_for_shards(tmp_path):
 def test_detectors_that_a_node_has_no_memory_for_are_refused():
     with pytest.raises(UserError, match="2 detectors need about"):
         describe_plan("align", AlignConfig(images="/nowhere"), [Node(2, 0, 4 * GIB)])
+
+
+def test_an_evaluation_takes_encoders_and_says_what_is_decoded(tmp_path):
+    config = EvaluateConfig(shards="s3://nowhere/shards", model="runs:/1/model", vectors="v")
+    lines = describe_plan("evaluate", config, LAPTOP)
+    assert line(lines, "evaluate: 2 encoders") == "evaluate: 2 encoders of 0.75 CPUs each, anywhere"
+    assert "2048 held-out images are decoded at the most, and 64 edited at 6 strengths" in line(
+        lines, "evaluate: 2048"
+    )
