@@ -117,10 +117,15 @@ def _check_labels(command: str, config: Any) -> None:
 
 def _edit_line(editing: EditingConfig) -> str:
     faces = len(editing.image_ids or ()) or editing.faces
-    return (
-        f"edit: {faces} faces at {len(editing.strengths)} strengths, in this process on its CPU; "
-        "takes nothing of a cluster"
-    )
+    what = {
+        "attribute": f"{faces} faces at {len(editing.level or editing.strengths)} "
+        f"{'strengths' if editing.level is None else 'levels'}",
+        "transfer": f"{faces} faces given the levels of another",
+        "interpolate": f"{editing.steps} steps from one face to another",
+        "random": f"{editing.random} random faces",
+        "components": f"{editing.components} principal components",
+    }[editing.kind]
+    return f"edit: {what}, in this process on its CPU; takes nothing of a cluster"
 
 
 def _known(read: Callable[[], T], is_cluster: bool) -> T | None:
