@@ -65,7 +65,7 @@ def check_vectors(shards: str, manifest: Manifest, min_count: int) -> None:
 
 
 def check_editing(shards: str, manifest: Manifest, editing: EditingConfig, min_count: int) -> None:
-    """Check that each attribute to edit gets a vector, and that there are faces to edit.
+    """Check that each attribute to edit or hold gets a vector, and that there are faces to edit.
 
     Args:
         shards: the folder.
@@ -77,9 +77,10 @@ def check_editing(shards: str, manifest: Manifest, editing: EditingConfig, min_c
         UserError: no such attribute or face, or too few images with it or without.
     """
     _check_labelled(shards, manifest)
-    indices = [index_of(name, manifest.attribute_names) for name in editing.amounts]
+    names = (*editing.amounts, *editing.hold) if editing.moves_attributes else ()
+    indices = [index_of(name, manifest.attribute_names) for name in names]
     present, absent = count_labels(_labels(shards, manifest, VECTOR_SPLIT))
-    for name, index in zip(editing.amounts, indices, strict=True):
+    for name, index in zip(names, indices, strict=True):
         if min(present[index], absent[index]) < min_count:
             raise UserError(
                 f"{name} would get no vector: the '{VECTOR_SPLIT}' split of {shards} has "
@@ -87,9 +88,11 @@ def check_editing(shards: str, manifest: Manifest, editing: EditingConfig, min_c
                 f"encoding.min_count asks for {min_count} of each; choose another "
                 "--editing.attribute, label more images, or lower --encoding.min_count"
             )
+    if faces := editing.named_faces:
+        _check_faces(shards, manifest, faces)
     if editing.image_ids is not None:
-        _check_faces(shards, manifest, editing.image_ids)
-    elif editing.preset == "facenet_smile":
+        return
+    if editing.preset == "facenet_smile":
         _, absent = count_labels(_labels(shards, manifest))
         if absent[indices[0]] <= max(FACENET_FACES):
             raise UserError(
@@ -119,7 +122,7 @@ def _check_faces(shards: str, manifest: Manifest, image_ids: Sequence[str]) -> N
         if name not in known:
             raise UserError(
                 f"no image {name!r} in {shards}: its {len(known)} images run from "
-                f"{min(known)!r} to {max(known)!r}; choose one of them for --editing.image_ids"
+                f"{min(known)!r} to {max(known)!r}; choose one of them"
             )
 
 

@@ -147,16 +147,25 @@ def _edit_line(
     is_cluster: bool = False,
 ) -> str:
     faces = len(editing.image_ids or ()) or editing.faces
-    what = f"{faces} faces" if image is None else f"the photo {image}"
-    strengths = f"at {len(editing.strengths)} strengths"
     photos = image and _known(lambda: _count_photos(image), is_cluster)
+    columns = f"{len(editing.level or editing.strengths)} "
+    columns += "strengths" if editing.level is None else "levels"
     if photos:
         plan = plan_photo_actors(nodes)
         return (
-            f"edit: {photos} photos of {image} {strengths}, by {plan.actors} actors of "
+            f"edit: {photos} photos of {image} at {columns}, by {plan.actors} actors of "
             f"{plan.cpus:.2f} CPUs each"
         )
-    return f"edit: {what} {strengths}, in this process on its CPU; takes nothing of a cluster"
+    what = {
+        "attribute": f"{faces} faces at {columns}",
+        "transfer": f"{faces} faces given the levels of another",
+        "interpolate": f"{editing.steps} steps from one face to another",
+        "random": f"{editing.random} random faces",
+        "components": f"{editing.components} principal components",
+    }[editing.kind]
+    if image is not None:
+        what = f"the photo {image} at {columns}"
+    return f"edit: {what}, in this process on its CPU; takes nothing of a cluster"
 
 
 def _count_photos(image: str) -> int:

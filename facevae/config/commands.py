@@ -229,6 +229,18 @@ class EditConfig(PhotoConfig):
     alignment: PhotoAlignmentConfig = Field(PhotoAlignmentConfig())
     tracking: TrackingConfig = Field(TrackingConfig())
 
+    @model_validator(mode="after")
+    def _photos_are_no_stored_faces(self) -> "EditConfig":
+        if self.image is not None:
+            names = ("preset", "image_ids", "interpolate", "random", "components")
+            for name in names:
+                if getattr(self.editing, name) is not None:
+                    raise ValueError(
+                        f"--editing.{name} is of stored faces, and --image gives a photo: leave one "
+                        "of them out"
+                    )
+        return self
+
 
 class ImportFacenetConfig(Settings):
     """`facevae import-facenet`: the original's checkpoint and vectors to a model and vectors."""

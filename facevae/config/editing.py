@@ -147,6 +147,17 @@ class EditingConfig(Settings):
                 return kind
         return "attribute"
 
+    @property
+    def moves_attributes(self) -> bool:
+        """Whether attributes are changed, and need vectors."""
+        return self.kind in ("attribute", "transfer")
+
+    @property
+    def named_faces(self) -> tuple[str, ...]:
+        """The ids of all faces that are named."""
+        source = () if self.transfer is None else (self.transfer,)
+        return (*(self.image_ids or ()), *source, *(self.interpolate or ()))
+
     @model_validator(mode="after")
     def _preset_alone(self) -> "EditingConfig":
         if self.preset is not None:

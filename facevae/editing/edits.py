@@ -110,7 +110,7 @@ def check_edit(vectors: AttributeVectors, editing: EditingConfig) -> None:
     Raises:
         UserError: they do not.
     """
-    if editing.kind not in ("attribute", "transfer"):
+    if not editing.moves_attributes:
         if editing.kind != "interpolate" or editing.interpolation == "spherical":
             _directions(vectors)
         return

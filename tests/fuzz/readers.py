@@ -6,7 +6,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from PIL import Image
 
 from facevae import cli
 from facevae.attributes import encode, hdf5, latents
+from facevae.attributes.directions import derive_directions
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.attributes.vectors import LatentBatch, mean_difference
 from facevae.config import ModelConfig
@@ -294,6 +295,8 @@ def _latents(folder: Path) -> Iterator[Reader]:
     vectors = mean_difference(
         statistics, NAMES, model_digest="m", shards_digest="s", labels_digest="l"
     )
+    _, directions = derive_directions([statistics], None, min_count=1)
+    vectors = replace(vectors, directions=directions, lineage="{}")
     yield _vectors(folder, vectors, batch)
 
 
@@ -320,6 +323,7 @@ def _vectors(folder: Path, vectors: Any, batch: LatentBatch) -> Reader:
         size = found.vectors.shape
         assert size[0] == len(found.names) == len(found.valid) == len(found.positive_count)
         assert found.standard_errors.shape == size
+        assert found.directions is None or found.directions.partial.shape == size
         rows = hdf5.rows_without(path, found.names[0])
         some = hdf5.read_rows(path, rows[:5])
         assert some.latents.shape == (len(rows[:5]), size[1])

@@ -422,3 +422,10 @@ def test_words_are_a_mix_and_one_attribute_needs_no_brackets():
     assert alike == both
     one = parse("edit", [*needed, "--editing.attribute", "Male"]).editing
     assert (one.amounts, len(one.strengths)) == ({"Male": 1.0}, 10)
+
+
+@pytest.mark.parametrize("kind", ["preset=facenet_smile", "random=3", "interpolate=[a,b]"])
+def test_what_is_of_stored_faces_does_not_go_with_a_photo(capsys, kind):
+    name = kind.partition("=")[0]
+    found = mistake(capsys, "edit", "--model=m", "--vectors=v", "--image=p", f"--editing.{kind}")
+    assert f"--editing.{name} is of stored faces, and --image gives a photo" in found

@@ -124,6 +124,15 @@ def test_each_attribute_to_edit_is_counted(make_shards: MakeShards, name: str):
         check_editing(*shards, EditingConfig(attribute=("Smiling", name)), 1)
 
 
+def test_attributes_to_hold_are_counted_and_random_faces_need_none(make_shards: MakeShards):
+    shards = make_shards(train=rows(30, 30))
+    with pytest.raises(UserError, match="Male would get no vector"):
+        check_editing(*shards, EditingConfig(hold=("Male",)), 25)
+    check_editing(*shards, EditingConfig(attribute=("Male",), random=4), 25)
+    with pytest.raises(UserError, match="no image 'nobody"):
+        check_editing(*shards, EditingConfig(transfer="nobody.jpg"), 25)
+
+
 def test_an_unknown_attribute_is_told_with_the_nearest(make_shards: MakeShards):
     with pytest.raises(UserError, match=r"no attribute 'Smilling' .* did you mean Smiling\?"):
         check_editing(*make_shards(train=rows(9, 9)), EditingConfig(attribute=("Smilling",)), 1)

@@ -14,6 +14,7 @@ from facevae.config import (
     QuickstartConfig,
     ShardsConfig,
     TrainConfig,
+    VectorsConfig,
 )
 from facevae.errors import UserError
 from facevae.models import build_vae
@@ -163,6 +164,13 @@ def test_editing_takes_nothing_and_quickstart_takes_all_in_a_row():
         "edit", EditConfig(model="m", vectors="v", image="me.jpg", editing=mix), []
     )
     assert photo[0].startswith("edit: the photo me.jpg at 2 strengths, in this process")
+    levels = EditConfig(model="m", vectors="v", editing={"level": [0, 1]})
+    assert describe_plan("edit", levels, [])[0].startswith("edit: 16 faces at 2 levels")
+    random = EditConfig(model="m", vectors="v", editing={"random": 9})
+    assert describe_plan("edit", random, [])[0].startswith("edit: 9 random faces")
+    assert describe_plan("vectors", VectorsConfig(vectors="v"), []) == [
+        "vectors: from stored latents, in this process on its CPU; takes nothing of a cluster"
+    ]
     settings = train().model_dump(exclude={"output"})
     lines = describe_plan("quickstart", QuickstartConfig(**settings), LAPTOP)
     for start in ("images:", "shards:", "train:", "attributes:", "edit:"):

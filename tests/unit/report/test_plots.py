@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from facevae.report import plots
-from facevae.report.plots import auc_bars, cosine_similarity, loss_curves, similarity_heatmap
+from facevae.report.plots import (
+    auc_bars,
+    confidence_bars,
+    cosine_similarity,
+    loss_curves,
+    similarity_heatmap,
+)
 
 MAX_SIDE = 30 * 120
 ODD = ("a$b$c", "$\\foo{$", "\u7b11", "\U0001f642", "a\nb", "x" * 300, "", "Age>50%", "^_{", "\\")
@@ -91,6 +97,49 @@ def test_auc_bars_grow_with_the_values():
     assert auc_bars({"b": 0.95, "a": 0.9}).tobytes() == high.tobytes()
     assert _ink(auc_bars({"a": 0.4, "b": float("nan")})) > 0
     assert _ink(auc_bars({})) > 0
+
+
+def _rows(monkeypatch, *arguments):
+    """The names beside the rows of the confidence picture, and the texts in it."""
+    found = {}
+    rendered = plots._rendered
+
+    def remember(figure):
+        left, right = figure.axes
+        found["names"] = [label.get_text() for label in left.get_yticklabels()]
+        found["texts"] = [text.get_text() for axes in (left, right) for text in axes.texts]
+        return rendered(figure)
+
+    monkeypatch.setattr(plots, "_rendered", remember)
+    picture = confidence_bars(*arguments)
+    assert _ink(picture) > 0.01
+    assert max(picture.size) <= MAX_SIDE
+    return found
+
+
+def test_the_surest_directions_come_first_and_what_is_not_known_is_said(monkeypatch):
+    errors = {
+        "mean": np.array([0.1, 0.2, 0.3, 0.4]),
+        "partial": np.array([0.5, np.nan, 0.1, 0.2]),
+    }
+    inflation = np.array([1.0, np.inf, 4.25, np.nan])
+    found = _rows(monkeypatch, ("a", "b", "c", "d"), errors, inflation)
+    assert found["names"] == ["c", "d", "a", "b"]
+    assert found["texts"] == ["n/a", "4.25", "n/a", "1", "inf"]
+
+
+def test_of_many_directions_the_surest_are_drawn(monkeypatch):
+    count = 3 * plots.MAX_NAMED
+    values = np.linspace(1, 0.1, count)
+    names = [f"a{number}" for number in range(count)]
+    found = _rows(monkeypatch, names, {"partial": values}, np.ones(count))
+    assert found["names"] == names[: -plots.MAX_NAMED - 1 : -1]
+
+
+def test_without_errors_the_picture_says_so():
+    nothing = np.full(2, np.nan)
+    assert confidence_bars(("a", "b"), {"partial": nothing}, nothing).size < (600, 200)
+    assert confidence_bars((), {}, np.empty(0)).size < (600, 200)
 
 
 @pytest.mark.parametrize(
