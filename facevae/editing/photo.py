@@ -257,6 +257,8 @@ def losses(photo: Photo, file_format: PhotoFormat, quality: int | None) -> list[
         lost.append("alpha: jpeg has none, the photo lies on white")
     if file_format == "jpeg" or (file_format == "webp" and quality is not None):
         lost.append(f"exact pixels: {file_format} rounds all of them, outside the face too")
+    if file_format == "webp" and _has_grey_profile(photo):
+        lost.append("the ICC profile of grey: webp has colours only")
     if file_format == "webp" and "dpi" in photo.beside:
         lost.append("the resolution in dots per inch: webp has none")
     return lost
@@ -298,6 +300,8 @@ def save_photo(
             pass
         case "webp":
             options.pop("dpi", None)
+            if _has_grey_profile(photo):
+                del options["icc_profile"]
             options |= {"exact": True, "lossless": quality is None}
             options["quality"] = 80 if quality is None else quality
             image = image if image.mode in ("RGB", "RGBA") else _to_colours(image)
@@ -309,6 +313,12 @@ def save_photo(
     image.save(content, file_format.upper(), **options)
     with storage.atomic_file(uri) as path:
         path.write_bytes(content.getbuffer())
+
+
+def _has_grey_profile(photo: Photo) -> bool:
+    """Whether the ICC profile is of grey samples, as its header tells."""
+    profile: bytes = photo.beside.get("icc_profile", b"")
+    return profile[16:20] == b"GRAY"
 
 
 def _to_colours(image: Image.Image) -> Image.Image:

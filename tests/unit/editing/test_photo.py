@@ -278,6 +278,15 @@ def test_a_saved_photo_is_the_photo_but_for_what_is_said(tmp_path, mode, file_fo
     assert [*tmp_path.iterdir()] == [path]
 
 
+def test_a_profile_of_grey_is_not_given_to_colours(tmp_path):
+    photo = Photo(Image.fromarray(SAMPLES["L"]), {"icc_profile": b"x" * 16 + b"GRAY"}, "PNG")
+    assert "the ICC profile of grey: webp has colours only" in losses(photo, "webp", None)
+    save_photo(photo, photo.image, str(tmp_path / "photo"), "webp", None)
+    with Image.open(tmp_path / "photo") as saved:
+        assert "icc_profile" not in saved.info
+    assert losses(photo, "png", None) == []
+
+
 def test_a_format_that_is_too_small_for_the_photo_is_refused():
     photo = Photo(Image.new("L", (16_384, 16)), {}, "PNG")
     check_format(photo, "png", "wide.png")
