@@ -130,7 +130,8 @@ def editing_pass(
         found, chosen = read_record(output, MEASURES, shard), sample.rows[shard.name]
         # Images without a finite latent were chosen, and not decoded.
         wanted = np.isin(found["decoded"], chosen.rows[chosen.is_edited])
-        return measure_edits(tools, probes, found["latents"][wanted], targets, strengths)
+        logits = measure_edits(tools, probes, found["latents"][wanted], targets, strengths)
+        return {"targets": np.array(targets), **logits}
 
     counts = {s.name: int(sample.rows[s.name].is_edited.sum()) for s in sample.edited}
     return Pass("edit faces", sample.edited, EDITS, measure, False, counts)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int8
 
 from facevae.config import HELD_OUT_SPLITS
+from facevae.errors import UserError
 from facevae.evaluation.classification import (
     Accuracy,
     Histograms,
@@ -28,6 +29,7 @@ from facevae.evaluation.latent_space import LatentMoments
 from facevae.evaluation.probes import Probes, fit_probes
 from facevae.evaluation.records import EDITS, MEASURES, read_record
 from facevae.evaluation.sampling import Sample
+from facevae.runs import storage
 
 VISIBLE_AUC = 0.75
 """an attribute that the judge tells less well in real images is not judged"""
@@ -166,8 +168,18 @@ def edit_measures(
     targets: list[int],
     strengths: tuple[float, ...],
 ) -> EditMeasures:
-    """The measures of all edited faces."""
+    """The measures of all edited faces.
+
+    Raises:
+        UserError: an earlier attempt edited other attributes, since its judge saw other ones.
+    """
     records = [read_record(output, EDITS, shard) for shard in sample.edited]
+    if any(record["targets"].tolist() != targets for record in records):
+        folder = storage.join(output, EDITS)
+        raise UserError(
+            f"{folder} has edits of other attributes, of a judge that learned on another machine: "
+            "remove that folder, and the same command makes it again"
+        )
     before, target, after, identity = (
         np.concatenate([record[name] for record in records])
         for name in ("before", "target", "after", "identity")
