@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from facevae.commands.edit_inputs import EditInputs, read_inputs
 from facevae.commands.edit_photo import edit_photo
@@ -81,7 +82,10 @@ def _edit(
     remove_earlier(output)
     decoded = decode(vae, edited.latents)
     grid = strength_grid(decoded, edited.rows_side_by_side)
-    labelled = labelled_strength_grid(decoded, columns, names, edited.rows_side_by_side)
+    if editing.kind == "random":
+        labelled = Image.fromarray(grid)  # these have neither names nor strengths
+    else:
+        labelled = labelled_strength_grid(decoded, columns, names, edited.rows_side_by_side)
     save_png(grid, storage.join(output, GRID))
     save_png(labelled, storage.join(output, LABELLED_GRID))
     run.image("edit", 0, grid)

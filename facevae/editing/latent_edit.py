@@ -67,7 +67,7 @@ def edit_fidelity(
     since their directions overlap. If the vectors have LDA scores:
     `level_change/<attribute>` and `held/<attribute>` are what the levels of edited and held
     attributes changed by per unit of strength, and `leakage` is the mean size of that change over
-    all others. Empty if there is one strength only.
+    all that were not edited. Empty if there is one strength only.
     """
     low, high = int(np.argmin(editing.strengths)), int(np.argmax(editing.strengths))
     asked = editing.strengths[high] - editing.strengths[low]

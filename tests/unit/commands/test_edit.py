@@ -5,14 +5,18 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
-from facevae.attributes.hdf5 import write_hdf5
-from facevae.attributes.vectors import AttributeVectors, LatentBatch
+from facevae.attributes.directions import derive_directions
+from facevae.attributes.hdf5 import read_vectors, write_hdf5
+from facevae.attributes.statistics import AttributeStatistics
+from facevae.attributes.vectors import AttributeVectors, LatentBatch, mean_difference
 from facevae.commands.edit import edit_faces
 from facevae.config import EditConfig, ModelConfig, TrackingConfig
 from facevae.errors import UserError
@@ -45,7 +49,7 @@ def made(tmp_path_factory) -> Path:
 
 
 def write_vectors(folder: Path, model_digest: str) -> None:
-    directions = AttributeVectors(
+    vectors = AttributeVectors(
         names=("Smiling",),
         vectors=np.ones((1, 4), np.float32),
         positive_count=np.array([9]),
@@ -57,7 +61,26 @@ def write_vectors(folder: Path, model_digest: str) -> None:
     latents = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
     labels = np.full((4, 1), -1, np.int8)
     batch = LatentBatch([f"{i}.jpg" for i in range(4)], ["train"] * 4, latents, labels)
-    write_hdf5(str(folder / "attribute_vectors.h5"), directions, [batch], 4)
+    write_hdf5(str(folder / "attribute_vectors.h5"), vectors, [batch], 4)
+
+
+def with_directions(folder: Path) -> Path:
+    """Replace the vectors of a folder by those of 200 images with two labels, and directions."""
+    model_digest = read_vectors(folder / "attribute_vectors.h5").model_digest
+    random = np.random.default_rng(0)
+    labels = random.choice(np.array([-1, 1], np.int8), (200, 2))
+    latents = (labels @ random.normal(size=(2, 4)) + random.normal(size=(200, 4))).astype(
+        np.float32
+    )
+    total, directions = derive_directions(
+        [AttributeStatistics.of_batch(latents, np.ones_like(latents), labels)], None, min_count=9
+    )
+    vectors = mean_difference(total, ("Smiling", "Male"), model_digest=model_digest)
+    batch = LatentBatch([f"{i}.jpg" for i in range(200)], ["train"] * 200, latents, labels)
+    write_hdf5(
+        folder / "attribute_vectors.h5", replace(vectors, directions=directions), [batch], 200
+    )
+    return folder
 
 
 def edit(runs: Path, output: Path, tracking: TrackingConfig = TRACKING) -> RunId:
@@ -109,6 +132,36 @@ def test_a_store_that_is_gone_is_not_made_anew(runs, made, tmp_path):
     found = edit(runs, tmp_path / "edit")
     assert found.uri == f"sqlite:///{tmp_path}/edit/mlflow.db"
     assert not (runs / "train" / "mlflow.db").exists()
+
+
+def test_each_kind_of_edit_has_its_picture_and_its_metrics(runs, tmp_path, made):
+    """A picture of F rows of K tiles of 64 pixels; only strengths have something to be found."""
+    with_directions(runs / "vectors")
+    shutil.copytree(made / "new", tmp_path / "store")
+    store = TrackingConfig(uri=f"sqlite:///{tmp_path}/store/mlflow.db", system_metrics=False)
+    kinds = {
+        "held": ({"hold": ("Male",), "faces": 3, "columns": 1}, 3, 10),
+        "level": ({"level": (0.0, 1.0), "faces": 2, "columns": 1}, 2, 2),
+        "transfer": ({"transfer": "7.jpg", "faces": 2, "columns": 1}, 2, 2),
+        "interpolate": ({"interpolate": ("1.jpg", "2.jpg"), "steps": 5}, 1, 5),
+        "random": ({"random": 10}, 2, 8),
+        "components": ({"components": 3}, 3, 7),
+    }
+    for kind, (editing, rows, columns) in kinds.items():
+        config = EditConfig(
+            output=str(tmp_path / kind),
+            model=str(runs / "train"),
+            vectors=str(runs / "vectors"),
+            editing=editing,
+            tracking=store,
+        )
+        metrics = edit_faces(config)
+        with Image.open(tmp_path / kind / "edit.png") as picture:
+            assert picture.size == (67 * columns + 3, 67 * rows + 3), kind
+        assert (tmp_path / kind / "edit_labelled.png").exists()
+        found = {name.partition("/")[0] for name in metrics}
+        measures = {"kept", "level_change", "held", "leakage"}
+        assert measures & found == (measures if kind == "held" else set())
 
 
 def as_a_reader(work: Callable[[], object]) -> None:
