@@ -220,7 +220,7 @@ def confidence_bars(
     right.set_xlim(0.95, 2.2 * max(float(np.nanmax([*finite, 1.0])), 5))
     left.set_xlabel("standard error / length of the direction (jackknife)")
     right.set_xlabel("variance inflation (1: uncorrelated)")
-    left.legend(frameon=False, loc="lower right")
+    left.legend(frameon=False, loc="upper right")
     for axes in (left, right):
         low, high = axes.get_xlim()
         ticks = [t for t in _LOGARITHMIC_TICKS if low <= t <= high]
