@@ -213,9 +213,8 @@ def test_nothing_that_the_originals_layout_holds_is_lost_on_the_way_there_and_ba
     assert read.names == vectors.names
 
 
-def test_batches_are_the_rows_in_order(monkeypatch, file, original, world):
-    monkeypatch.setattr(hdf5, "IMAGES_PER_READ", 64)
-    for found, expected in zip(read_batches(file), _batches(world, size=64), strict=True):
+def test_batches_are_the_rows_in_order(file, original, world):
+    for found, expected in zip(read_batches(file, 64), _batches(world, size=64), strict=True):
         assert (found.image_id, found.split) == (expected.image_id, expected.split)
         np.testing.assert_array_equal(found.latents, expected.latents)
         np.testing.assert_array_equal(found.attributes, expected.attributes)
