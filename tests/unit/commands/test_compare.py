@@ -30,7 +30,8 @@ def make(folder, gap: float, seed: int, *, digest="shards", network="a", first=0
     rows = ImageRows(ids, ids, ["test"] * 400, scores.astype(np.float32), labels, figures)
     write_images(str(folder / "images.parquet"), [rows], 2)
     details = {
-        "attributes": NAMES, "network": {"digest": network}, "image_size": 64, "people_known": False,
+        "attributes": NAMES, "network": {"digest": network}, "image_size": 64,
+        "people_known": False,
         "shards_digest": digest, "model_digest": str(seed),
         "metrics": {"auc/mean": 0.5, "frechet": 7.0, "psnr": None},
     }  # fmt: skip
