@@ -165,7 +165,8 @@ def _compare(
             bar,
         )
     images, people = len(models[0].image_id), len(np.unique(models[0].identity))
-    told = _text(ranked, figure, margin, images, people)
+    drawn = f"{people:,} people" if all(r.details["people_known"] for r in runs) else "images"
+    told = _text(ranked, figure, margin, images, drawn)
     columns = _columns(runs)
     rows = [{**each._asdict(), **columns[each.label]} for each in ranked]
     details = {"figure": figure.name, "margin": margin, "images": images, "people": people,
@@ -195,12 +196,12 @@ def _columns(runs: Sequence[Evaluation]) -> dict[str, dict[str, float | None]]:
     return {r.label: {n: r.details["metrics"].get(n) for n in names} for r in runs}
 
 
-def _text(ranked: Sequence[Ranked], figure: Figure, margin: float, images: int, people: int) -> str:
+def _text(ranked: Sequence[Ranked], figure: Figure, margin: float, images: int, drawn: str) -> str:
     """The ranking for a person to read."""
     width = max(len(each.label) for each in ranked)
     lines = [
-        f"{figure.name}, {'higher' if figure.sign > 0 else 'lower'} is better; {images:,} images "
-        f"of {people:,} people; 95 % intervals; a difference up to {margin:g} is a tie"
+        f"{figure.name}, {'higher' if figure.sign > 0 else 'lower'} is better; {images:,} images; "
+        f"95 % intervals over {drawn}; a difference up to {margin:g} is a tie"
     ]
     for each in ranked:
         tied = [o.label for o in ranked if o.rank == each.rank and o is not each]

@@ -236,8 +236,8 @@ class EditConfig(PhotoConfig):
             for name in names:
                 if getattr(self.editing, name) is not None:
                     raise ValueError(
-                        f"--editing.{name} is of stored faces, and --image gives a photo: leave one "
-                        "of them out"
+                        f"--editing.{name} is of stored faces, and --image gives a photo: leave "
+                        "one of them out"
                     )
         return self
 

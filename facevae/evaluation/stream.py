@@ -5,7 +5,7 @@ measure. Actors hold weights, never totals, so that a shard may be measured twic
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,15 +95,24 @@ class MeasureShards:
         write_record(self._output, self._work.record, shard, arrays)
 
 
-def measuring_pass(sample: Sample, seed: int) -> Pass:
-    """The pass over held-out images, and over the training images that the judge learns from."""
+@dataclass(frozen=True)
+class MeasureImages:
+    """Measures held-out images, and features of the training images that the judge learns from.
 
-    def measure(tools: Instruments, shard: Shard, batch: Row) -> Arrays:
+    A class, and no closure: it goes to workers by its name.
+    """
+
+    sample: Sample
+    seed: int
+    """of the latents that are sampled"""
+
+    def __call__(self, tools: Instruments, shard: Shard, batch: Row) -> Arrays:
+        """The record of a shard."""
         stored, labels = np.asarray(batch["pixels"][0]), np.asarray(batch["attributes"][0])
         if shard.split == "train":
             return {"labels": labels, **measure_training(tools, stored)}
-        chosen = sample.rows[shard.name]
-        random = np.random.default_rng((seed, chosen.first))
+        chosen = self.sample.rows[shard.name]
+        random = np.random.default_rng((self.seed, chosen.first))
         size = int(chosen.is_reference.sum()), tools.vae.latent_size
         noise = random.standard_normal(size, np.float32)
         return {
@@ -112,9 +121,32 @@ def measuring_pass(sample: Sample, seed: int) -> Pass:
             **measure_held_out(tools, stored, chosen.rows, noise),
         }
 
+
+@dataclass(frozen=True)
+class MeasureEditedFaces:
+    """Measures faces whose attributes are moved, from the latents of their records."""
+
+    output: str
+    sample: Sample
+    probes: Probes
+    targets: Sequence[int]
+    strengths: Sequence[float]
+
+    def __call__(self, tools: Instruments, shard: Shard, batch: Row) -> Arrays:
+        """The record of a shard's edits."""
+        found, chosen = read_record(self.output, MEASURES, shard), self.sample.rows[shard.name]
+        # Images without a finite latent were chosen, and not decoded.
+        wanted = np.isin(found["decoded"], chosen.rows[chosen.is_edited])
+        latents = found["latents"][wanted]
+        logits = measure_edits(tools, self.probes, latents, self.targets, self.strengths)
+        return {"targets": np.array(self.targets), **logits}
+
+
+def measuring_pass(sample: Sample, seed: int) -> Pass:
+    """The pass over held-out images, and over the training images that the judge learns from."""
     shards = (*sample.held_out, *sample.training)
     counts = {shard.name: shard.rows for shard in shards}
-    return Pass("evaluate", shards, MEASURES, measure, True, counts)
+    return Pass("evaluate", shards, MEASURES, MeasureImages(sample, seed), True, counts)
 
 
 def editing_pass(
@@ -125,14 +157,7 @@ def editing_pass(
     strengths: Sequence[float],
 ) -> Pass:
     """The pass over faces whose attributes are moved; it begins where the measuring pass ended."""
-
-    def measure(tools: Instruments, shard: Shard, batch: Row) -> Arrays:
-        found, chosen = read_record(output, MEASURES, shard), sample.rows[shard.name]
-        # Images without a finite latent were chosen, and not decoded.
-        wanted = np.isin(found["decoded"], chosen.rows[chosen.is_edited])
-        logits = measure_edits(tools, probes, found["latents"][wanted], targets, strengths)
-        return {"targets": np.array(targets), **logits}
-
+    measure = MeasureEditedFaces(output, sample, probes, targets, strengths)
     counts = {s.name: int(sample.rows[s.name].is_edited.sum()) for s in sample.edited}
     return Pass("edit faces", sample.edited, EDITS, measure, False, counts)
 

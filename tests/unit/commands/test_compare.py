@@ -31,6 +31,7 @@ def make(folder, gap: float, seed: int, *, digest="shards", network="a", first=0
     write_images(str(folder / "images.parquet"), [rows], 2)
     details = {
         "attributes": NAMES, "network": {"digest": network}, "image_size": 64,
+        "people_known": False,
         "shards_digest": digest, "model_digest": str(seed),
         "metrics": {"auc/mean": 0.5, "frechet": 7.0, "psnr": None},
     }  # fmt: skip
@@ -57,7 +58,7 @@ def test_what_is_written_printed_and_logged(tmp_path, capsys):
     assert metrics["low/good"] < metrics["auc/mean/good"] < metrics["high/good"]
     assert metrics["images"] == 400
     told = capsys.readouterr().err
-    assert "auc/mean, higher is better; 400 images of 400 people; 95 % intervals" in told
+    assert "auc/mean, higher is better; 400 images; 95 % intervals over images;" in told
     assert "tied with good" in told
     assert "tied with also" in told
     names = {"comparison.json", "comparison.csv", "comparison.png", "strips.png"}
