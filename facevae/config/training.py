@@ -27,6 +27,11 @@ class ModelConfig(Settings):
         description="faithful repeats the original to the letter: batch norm on the output image, "
         "random log-variance head, TensorFlow 1 resizing; default mends these",
     )
+    smooth_output: bool = Field(
+        False,
+        description="filter the drawn image by [1, 2, 1] / 4 along both axes: against the mesh of "
+        "single pixels that edited faces show; the original draws without",
+    )
     batch_norm_decay: float = Field(
         0.995, gt=0, lt=1, description="share of the old running statistics kept at each step"
     )

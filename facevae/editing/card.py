@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32
 from facevae.attributes.latents import encode_pixels
 from facevae.attributes.population import Population
 from facevae.config import EditingConfig
+from facevae.data.align import Aligned
 from facevae.editing.edits import columns_of
 from facevae.editing.photo_edit import EditedFace, edited_crop
 from facevae.models import VAE
@@ -52,6 +53,7 @@ def face_card(
         else np.round(aligned.landmarks.astype(np.float64), 1).tolist(),
         "detector_score": _rounded(aligned.score),
         "to_photo": aligned.to_source.tolist(),
+        "corners": _corners(aligned),
         "reconstruction": reconstruction(face.seen, face.decoded[0]),
         "before": states[0],
         "after": [
@@ -61,6 +63,19 @@ def face_card(
             )
         ],
     }
+
+
+def _corners(aligned: Aligned) -> list[list[float]]:
+    """Where the corners of the cut-out square lie in the photo, x and y, in its order around it.
+
+    No pixel beyond them is changed; the box is what the detector found, with its margin.
+    """
+    assert aligned.crop is not None
+    assert aligned.to_source is not None
+    side = aligned.crop.width
+    square = np.array([[0, 0, 1], [side, 0, 1], [side, side, 1], [0, side, 1]], np.float64)
+    corners: list[list[float]] = np.round(square @ aligned.to_source.T, 2).tolist()
+    return corners
 
 
 def reconstruction(

@@ -127,7 +127,7 @@ def check_fits(card: ModelCard, config: ModelConfig, named: str) -> None:
     Raises:
         UserError: the model is of another architecture, form or latent size.
     """
-    for name in ("name", "form", "latent_size"):
+    for name in ("name", "form", "latent_size", "smooth_output"):
         theirs, ours = getattr(card.model, name), getattr(config, name)
         if theirs != ours:
             raise UserError(

@@ -1,5 +1,6 @@
 """The card of a face: its numbers against independent ones."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -103,3 +104,11 @@ def test_reconstruction_is_scikit_images():
     assert found["psnr_db"] == pytest.approx(expected, abs=0.01)
     assert found["mean_absolute_error"] == pytest.approx(np.abs(seen - decoded).mean(), abs=0.01)
     assert math.isnan(reconstruction(seen, seen)["psnr_db"])
+
+
+def test_the_corners_of_the_cut_out_square_are_told_in_the_photo(made):
+    vae, face, editing = made
+    turned = np.array([[0, -0.5, 70], [0.5, 0, 20.0]])  # a quarter turn at half the scale
+    moved = face._replace(aligned=dataclasses.replace(face.aligned, to_source=turned))
+    card = face_card(moved, vae, population(), editing, 0.2, None)
+    assert card["corners"] == [[70, 20], [70, 52], [38, 52], [38, 20]]

@@ -3,12 +3,13 @@ from typing import get_args
 
 import pytest
 import torch
+from scipy import ndimage
 from torch import distributed, nn
 from torch.nn import functional as F
 
 from facevae.config import ModelConfig, ModelName
 from facevae.models import Posterior, build_vae
-from facevae.models.blocks import Residual, UpsampledConv2d
+from facevae.models.blocks import Residual, Smooth, UpsampledConv2d
 from facevae.training.losses import kl_divergence
 
 PARAMETERS = {
@@ -152,3 +153,33 @@ def test_residual_pads_as_tensorflow_and_adds_a_tenth(kernel_size: int, before: 
     images = torch.rand(1, 1, 5, 5)
     change = images / (1 + 1e-3) ** 0.5
     torch.testing.assert_close(block(images), images + 0.1 * change)
+
+
+def test_the_output_filter_is_the_binomial_one_with_a_repeated_border():
+    images = torch.randn(2, 3, 8, 6, dtype=torch.float64)
+    expected = images.numpy()
+    for axis in (2, 3):
+        expected = ndimage.convolve1d(expected, [0.25, 0.5, 0.25], axis, mode="nearest")
+    torch.testing.assert_close(Smooth()(images), torch.from_numpy(expected))
+
+
+def test_no_pattern_of_two_pixels_passes_the_output_filter_and_half_of_one_of_four():
+    columns = torch.arange(16.0)
+    for period, passed in ((2, 0.0), (4, 0.5)):
+        wave = torch.cos(2 * torch.pi * columns / period).expand(1, 1, 16, 16)
+        inside = Smooth()(wave)[..., 1:-1]  # beside the border, which is repeated
+        torch.testing.assert_close(inside, passed * wave[..., 1:-1], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", get_args(ModelName))
+def test_a_smooth_model_draws_the_filtered_image_of_the_same_weights(name, form):
+    torch.manual_seed(0)
+    plain = build_vae(ModelConfig(name=name, form=form, latent_size=4)).eval()
+    config = ModelConfig(name=name, form=form, latent_size=4, smooth_output=True)
+    smooth = build_vae(config).eval()
+    weights = dict(zip(smooth.state_dict(), plain.state_dict().values(), strict=True))
+    smooth.load_state_dict(weights)
+    latents = torch.randn(2, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(smooth.decode(latents), Smooth()(plain.decode(latents)))
