@@ -69,9 +69,9 @@ def test_it_needs_nothing_but_pytorch_to_begin():
     assert said.stdout.strip() == "set()"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_training_goes_on():
-    """As a program, since it brings up a Ray of its own."""
+    """As a program, since it brings up a Ray of its own; two to three minutes on two cores."""
     words = [sys.executable, "-m", gpu_check.__name__, "--device", "cpu", "--only", "pipeline"]
     run = subprocess.run(words, capture_output=True, text=True, timeout=500)
     assert run.returncode == 0, run.stderr[-3000:]
