@@ -131,13 +131,12 @@ def _check_labels(command: str, config: Any) -> None:
 
 
 def _local_line(command: str, config: Any) -> str:
-    what = command
+    what = ""
     if command == "vectors":
-        what = "vectors: from stored latents"
+        what = "from stored latents, "
     if command == "compare":
-        what = f"compare: {len(config.runs)} evaluations, {config.resamples} resamples"
-    separator = "," if ":" in what else ":"
-    return f"{what}{separator} in this process on its CPU; takes nothing of a cluster"
+        what = f"{len(config.runs)} evaluations, {config.resamples} resamples, "
+    return f"{command}: {what}in this process on its CPU; takes nothing of a cluster"
 
 
 def _edit_line(
