@@ -292,7 +292,10 @@ def test_a_training_that_began_without_weights_takes_none(faces, tmp_path, quick
     ("theirs", "message"),
     [
         ({"latent_size": 5}, r"of model\.latent_size 5, and .* is 4: give --model\.latent_size 5"),
-        ({"smooth_output": True}, r"model\.smooth_output True, and .* is False: give --model\.smoo"),
+        (
+            {"smooth_output": True},
+            r"model\.smooth_output True, and .* is False: give --model\.smoo",
+        ),
         ({"name": "dfc_vae_resnet"}, r"of model\.name dfc_vae_resnet, and .* is dfc_vae: give"),
         ({"form": "faithful"}, r"of model\.form faithful, and the training's is default: give"),
         (None, r"no model in .*/old: expected a folder with model\.json"),
