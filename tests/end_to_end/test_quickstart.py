@@ -41,7 +41,7 @@ def test_it_prints_figures_that_show_the_attributes_were_learnt(finished):
     stored = json.loads((output / "result.json").read_text())
     assert {key: float(value) for key, value in figures.items()} == pytest.approx(stored, rel=1e-5)
     for name in ("Smiling", "Male", "Bald", "Black_Hair"):
-        assert stored[f"auc/{name}"] > 0.85, name
+        assert stored[f"auc/{name}"] > 0.8, name
     assert stored["auc/mean"] > 0.75
     assert stored["kept/Smiling"] > 0.1
 
