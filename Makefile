@@ -1,6 +1,6 @@
 # setup: .venv with the locked versions     demo: from faces to a smile
 # quick: the unit tests that start no process and no server, in two to four minutes
-# test: the tests of CI, in about half an hour: each law and each kind of fault once
+# test: the tests of CI, in about 45 minutes: each law and each kind of fault once
 # check: what CI checks (format, lint, types, import layers, tests)
 # long: what CI leaves out: other sizes, settings and schedules; then chaos, fuzz and killed-pass
 # fuzz: FUZZ_INPUTS damaged files (50,000 in some minutes) through every reader, and a table of it

@@ -127,7 +127,7 @@ def test_every_command_leaves_foreign_files_when_fresh_repeated_killed_and_resum
 
 
 def test_a_benchmark_leaves_foreign_files_when_fresh_and_repeated(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark_module, "_cases", lambda _: {"start": lambda: {"ours": [1.0]}})
+    monkeypatch.setattr(benchmark_module, "_cases", lambda *_: {"start": lambda: {"ours": [1.0]}})
     plant(tmp_path)
     for _ in range(2):
         benchmark(BenchmarkConfig(output=str(tmp_path), cases=("start",), tracking=QUIET))
