@@ -6,7 +6,6 @@ encode. Actors hold weights, never totals: a shard leaves `latents/<shard>.parqu
 run of the same job takes finished shards from there.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any, NamedTuple
@@ -22,7 +21,8 @@ from facevae.config import EncodingConfig
 from facevae.data import shard_files
 from facevae.data.images import decode_jpegs
 from facevae.data.shard_files import Manifest, Shard
-from facevae.errors import UNREADABLE, UserError
+from facevae.data.shard_records import find_shard_record, write_shard_record
+from facevae.errors import UserError
 from facevae.models import VAE
 from facevae.models.checkpoint import LoadedModel
 from facevae.models.folding import fold_batch_norms
@@ -30,8 +30,8 @@ from facevae.ray_cluster.connect import LOST_PROCESS, errors_left_out
 from facevae.ray_cluster.nodes import Node
 from facevae.ray_cluster.placement import ActorPlan, plan_actors
 from facevae.runs import storage
-from facevae.runs.progress import log, progress
-from facevae.runs.retries import Attempts, reason_of, run_with_retries
+from facevae.runs.progress import progress
+from facevae.runs.retries import Attempts, run_with_retries
 
 STATISTICS = "statistics"
 WRITTEN = {
@@ -234,27 +234,16 @@ def _tasks(
 
 
 def _write_statistics(output: str, name: str, sha256: str, statistics: AttributeStatistics) -> None:
-    uri = statistics_uri(output, name)
-    with storage.atomic_file(uri, fsync=False) as path, path.open("wb") as file:
-        arrays: dict[str, Any] = {**statistics.to_arrays(), "shard_sha256": np.array(sha256)}
-        np.savez(file, **arrays)
+    write_shard_record(statistics_uri(output, name), sha256, statistics.to_arrays())
 
 
 def _finished(output: str, shard: Shard) -> ShardStatistics | None:
     """What an earlier task left of a shard; none if it is still to do, or damaged."""
     uri = statistics_uri(output, shard.name)
-    if not (storage.exists(uri) and storage.exists(latents_uri(output, shard.name))):
+    if not storage.exists(latents_uri(output, shard.name)):
         return None
-    content = storage.read_bytes(uri)
-    try:
-        arrays = dict(np.load(io.BytesIO(content), allow_pickle=False))
-        # What is no array comes as bytes, unread and unchecked.
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("it holds something else than arrays")
-    except UNREADABLE as error:
-        log(f"{uri} is damaged ({reason_of(error)}); its shard is encoded again")
-        return None
-    if str(arrays.pop("shard_sha256", "")) != shard.sha256:
+    arrays = find_shard_record(uri, shard.sha256, "encoded again")
+    if arrays is None:
         return None
     statistics = AttributeStatistics.from_arrays(arrays)
     return ShardStatistics(shard.name, shard.sha256, {shard.split: statistics})

@@ -7,13 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from facevae.attributes.encode import WRITTEN, encode_shards, plan_encoders
+from facevae.attributes.encode import WRITTEN, encode_shards
 from facevae.attributes.hdf5 import VECTORS
 from facevae.attributes.latents import read_latents
 from facevae.attributes.statistics import AttributeStatistics, reduce_shards
 from facevae.attributes.vectors import LatentBatch, mean_difference
 from facevae.commands.check_labels import check_vectors, of_shards
-from facevae.commands.choose_precision import choose_precision
+from facevae.commands.choose_precision import plan_encoding
 from facevae.commands.paths import check_paths, paths_of, with_absolute_paths
 from facevae.commands.people import read_people, with_people
 from facevae.commands.run_step import OTHER_SHARDS, RESULT, Metrics, Step, Work, run_step
@@ -98,17 +98,7 @@ def _prepare(
     connect()
     nodes = cluster_nodes()
     check_paths(paths_of(config), len(nodes))
-    plan = plan_encoders(config.encoding, nodes)
-    precision = choose_precision(
-        "encoding.precision",
-        config.encoding.precision,
-        claimed.get("precision"),
-        nodes,
-        use_gpu=plan.use_gpu,
-        cpus=plan.cpus,
-        labels=plan.labels,
-    )
-    encoding = config.encoding.model_copy(update={"precision": precision})
+    plan, encoding = plan_encoding(config.encoding, claimed, nodes)
     config = config.model_copy(update={"encoding": encoding})
     return Work(
         config.model_dump(mode="json"),

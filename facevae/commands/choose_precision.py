@@ -1,15 +1,17 @@
 """Which arithmetic a run computes in: chosen where its work is done, once for all of the run."""
 
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import ray
 import torch
 
-from facevae.config import Arithmetic, Precision
+from facevae.attributes.encode import plan_encoders
+from facevae.config import Arithmetic, EncodingConfig, Precision
 from facevae.errors import UserError
 from facevae.models.precision import resolve_precision
 from facevae.ray_cluster.nodes import Node
+from facevae.ray_cluster.placement import ActorPlan
 from facevae.runs.progress import log
 from facevae.training.failures import MINUTES_FOR_NODES
 
@@ -69,3 +71,29 @@ def choose_precision(
             f"as fp32; in a new folder, --{setting} auto takes fp32"
         )
     return choice.arithmetic
+
+
+def plan_encoding(
+    config: EncodingConfig, claimed: Mapping[str, Any], nodes: Sequence[Node]
+) -> tuple[ActorPlan, EncodingConfig]:
+    """The encoders of a pass, and its settings with the arithmetic that it computes in.
+
+    Args:
+        config: the settings.
+        claimed: the identity that the output folder was claimed with.
+        nodes: the nodes of the cluster.
+
+    Raises:
+        UserError: the cluster cannot hold the encoders.
+    """
+    plan = plan_encoders(config, nodes)
+    precision = choose_precision(
+        "encoding.precision",
+        config.precision,
+        claimed.get("precision"),
+        nodes,
+        use_gpu=plan.use_gpu,
+        cpus=plan.cpus,
+        labels=plan.labels,
+    )
+    return plan, config.model_copy(update={"precision": precision})

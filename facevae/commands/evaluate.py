@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from facevae.attributes.encode import plan_encoders
 from facevae.attributes.hdf5 import read_vectors, vectors_file
 from facevae.attributes.vectors import AttributeVectors
-from facevae.commands.choose_precision import choose_precision
+from facevae.commands.choose_precision import plan_encoding
 from facevae.commands.paths import check_paths, paths_of, with_absolute_paths
 from facevae.commands.run_step import OTHER_SHARDS, Metrics, Step, Work, run_step
 from facevae.config import HELD_OUT_SPLITS, EvaluateConfig
@@ -175,17 +174,7 @@ def _prepare(config: EvaluateConfig, subject: Subject, claimed: Mapping[str, Any
     connect()
     nodes = cluster_nodes()
     check_paths(paths_of(config), len(nodes))
-    plan = plan_encoders(config.encoding, nodes)
-    precision = choose_precision(
-        "encoding.precision",
-        config.encoding.precision,
-        claimed.get("precision"),
-        nodes,
-        use_gpu=plan.use_gpu,
-        cpus=plan.cpus,
-        labels=plan.labels,
-    )
-    encoding = config.encoding.model_copy(update={"precision": precision})
+    plan, encoding = plan_encoding(config.encoding, claimed, nodes)
     config = config.model_copy(update={"encoding": encoding})
     choice = subject.networks.features
     tools = Instruments(
@@ -194,7 +183,7 @@ def _prepare(config: EvaluateConfig, subject: Subject, claimed: Mapping[str, Any
         load_face_network(choice),
         load_distance_network(choice),
         encoding.batch_size,
-        precision,
+        encoding.precision,
     )
     return Work(
         config.model_dump(mode="json"),

@@ -1,16 +1,13 @@
 """What is measured of each shard, one file per shard: a pass that goes on takes it from there."""
 
-import io
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from facevae.data.shard_files import NAME_PATTERN, Shard
-from facevae.errors import UNREADABLE, UserError
+from facevae.data.shard_records import find_shard_record, write_shard_record
+from facevae.errors import UserError
 from facevae.runs import storage
-from facevae.runs.progress import log
-from facevae.runs.retries import reason_of
 
 MEASURES, EDITS = "measures", "edits"
 WRITTEN = dict.fromkeys((MEASURES, EDITS), rf"{NAME_PATTERN}\.npz")
@@ -24,27 +21,13 @@ def record_uri(output: str, folder: str, shard: str) -> str:
 
 def write_record(output: str, folder: str, shard: Shard, arrays: Mapping[str, np.ndarray]) -> None:
     """Write what was measured of a shard, whole or not at all."""
-    uri = record_uri(output, folder, shard.name)
-    with storage.atomic_file(uri, fsync=False) as path, path.open("wb") as file:
-        named: dict[str, Any] = {**arrays, "shard_sha256": np.array(shard.sha256)}
-        np.savez(file, **named)
+    write_shard_record(record_uri(output, folder, shard.name), shard.sha256, arrays)
 
 
 def find_record(output: str, folder: str, shard: Shard) -> dict[str, np.ndarray] | None:
     """What was measured of a shard; none if nothing was, or the file is damaged."""
     uri = record_uri(output, folder, shard.name)
-    if not storage.exists(uri):
-        return None
-    content = storage.read_bytes(uri)
-    try:
-        arrays = dict(np.load(io.BytesIO(content), allow_pickle=False))
-        # What is no array comes as bytes, unread and unchecked.
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("it holds something else than arrays")
-    except UNREADABLE as error:
-        log(f"{uri} is damaged ({reason_of(error)}); its shard is measured again")
-        return None
-    return arrays if str(arrays.pop("shard_sha256", "")) == shard.sha256 else None
+    return find_shard_record(uri, shard.sha256, "measured again")
 
 
 def read_record(output: str, folder: str, shard: Shard) -> dict[str, np.ndarray]:
