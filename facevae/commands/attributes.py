@@ -15,7 +15,7 @@ from facevae.attributes.vectors import LatentBatch, mean_difference
 from facevae.commands.check_labels import check_vectors, of_shards
 from facevae.commands.choose_precision import plan_encoding
 from facevae.commands.paths import check_paths, paths_of, with_absolute_paths
-from facevae.commands.people import read_people, with_people
+from facevae.commands.people import read_people, table_digest, with_people
 from facevae.commands.run_step import OTHER_SHARDS, RESULT, Metrics, Step, Work, run_step
 from facevae.commands.write_vectors import WRITTEN_FILES, derive, write_vectors
 from facevae.config import HELD_OUT_SPLITS, AttributesConfig, DirectionsConfig, Split
@@ -25,7 +25,6 @@ from facevae.models.checkpoint import LoadedModel, ModelCard, load_model
 from facevae.ray_cluster.connect import connect
 from facevae.ray_cluster.nodes import cluster_nodes
 from facevae.ray_cluster.placement import ActorPlan
-from facevae.runs import storage
 from facevae.tracking import SHARDS_RUN_TAG, TRAINING_RUN_TAG, Run, model_folder, trained_by
 
 CLAIM = "source.json"
@@ -78,7 +77,7 @@ def _identity(config: AttributesConfig, manifest: Manifest, card: ModelCard) -> 
         "shards_digest": manifest.digest,
         **encoding,
         "directions": config.directions.model_dump(),
-        "identities": None if config.identities is None else storage.file_digest(config.identities),
+        "identities": table_digest(config.identities),
     }
 
 

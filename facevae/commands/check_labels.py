@@ -36,8 +36,13 @@ def check_source(source: FaceSource, editing: EditingConfig) -> None:
             "the images have no labels, and a vector needs some: give --attributes FILE, or "
             "facevae train, which needs none"
         )
-    for name in editing.attribute:
+    for name in _names(editing):
         index_of(name, source.attribute_names)
+
+
+def _names(editing: EditingConfig) -> tuple[str, ...]:
+    """The attributes of which an edit takes vectors."""
+    return (*editing.amounts, *editing.hold) if editing.moves_attributes else ()
 
 
 def check_vectors(shards: str, manifest: Manifest, min_count: int) -> None:
@@ -77,7 +82,7 @@ def check_editing(shards: str, manifest: Manifest, editing: EditingConfig, min_c
         UserError: no such attribute or face, or too few images with it or without.
     """
     _check_labelled(shards, manifest)
-    names = (*editing.amounts, *editing.hold) if editing.moves_attributes else ()
+    names = _names(editing)
     indices = [index_of(name, manifest.attribute_names) for name in names]
     present, absent = count_labels(_labels(shards, manifest, VECTOR_SPLIT))
     for name, index in zip(names, indices, strict=True):

@@ -52,7 +52,7 @@ def edit_photo(config: EditConfig, image: str) -> Metrics:
     Raises:
         UserError: no such model, vectors, attribute, photo or face; nothing is written then.
     """
-    if is_folder(image):
+    if storage.is_folder(image):
         from facevae.commands.edit_folder import edit_folder  # one photo needs no Ray
 
         return edit_folder(config, image)
@@ -80,13 +80,6 @@ def edit_photo(config: EditConfig, image: str) -> Metrics:
     metrics = run_step(step, lambda _: work)
     _tell(config.output)
     return metrics
-
-
-def is_folder(uri: str) -> bool:
-    """Whether there is a folder at a path or URI."""
-    filesystem, path = storage.filesystem_of(uri)
-    with storage.translate_errors(uri):
-        return bool(filesystem.isdir(path))
 
 
 def _read(image: str) -> bytes:

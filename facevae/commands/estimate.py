@@ -112,7 +112,6 @@ def align_lines(photographs: int | None, config: AlignConfig, nodes: Sequence[No
 
     Raises:
         TooSmallError: as `plan_detectors`.
-        UserError: a node's memory is too small.
     """
     size = config.parts.images
     parts = None if photographs is None else math.ceil(photographs / size)
@@ -129,13 +128,19 @@ def _detector_lines(
     bundle = f"{actors.cpus:.3g} CPUs"
     if actors.use_gpu:
         bundle = f"1 GPU and {bundle}"
-    for node in in_pool(nodes, "gpu" if actors.use_gpu else "data"):
-        fit = int(node.gpus) if actors.use_gpu else int(node.cpus / actors.cpus)
-        _check_memory("detectors", min(count, fit), DETECTOR, node, "the number of actors")
-    return [
+    lines = [
         f"{title}: {_many(count, 'detector')} of {bundle} each,{_where(actors.labels)}; up to "
         f"{DETECTOR / GIB:.1f} GiB each, for a large photograph without a face"
     ]
+    for node in in_pool(nodes, "gpu" if actors.use_gpu else "data"):
+        fit = min(count, int(node.gpus) if actors.use_gpu else int(node.cpus / actors.cpus))
+        if node.memory and fit * DETECTOR > node.memory:
+            lines.append(
+                f"warning: {_many(fit, 'detector')} on a node of {node.memory / GIB:.1f} GiB: too "
+                "many if all meet large photographs without a face at once"
+            )
+            break
+    return lines
 
 
 def train_lines(data: Data, config: TrainConfig, nodes: Sequence[Node]) -> list[str]:

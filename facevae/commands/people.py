@@ -3,6 +3,7 @@
 Legend: n images.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from facevae.attributes.vectors import LatentBatch
 from facevae.data.sources.matching import match
 from facevae.data.sources.tables import read_identities
 from facevae.errors import UserError
+from facevae.runs import storage
 
 
 def read_people(path: str, image_ids: Sequence[str]) -> dict[str, int]:
@@ -31,6 +33,20 @@ def read_people(path: str, image_ids: Sequence[str]) -> dict[str, int]:
             f"are called {', '.join(map(repr, image_ids[:1]))} and so on; give the table of these"
         )
     return {name: numbers[ids[row]] for name, row in rows.items()}
+
+
+def table_digest(path: str | None) -> str | None:
+    """The SHA-256 of a table, at a path or URI; none: none is given.
+
+    Raises:
+        UserError: it is missing, or cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        return hashlib.sha256(storage.read_bytes(path)).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; correct the path") from error
 
 
 def with_people(batch: LatentBatch, people: Mapping[str, int]) -> LatentBatch:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from facevae.commands.check_labels import check_editing, check_source, check_vectors
 from facevae.commands.edit_folder import list_photos, plan_photo_actors
-from facevae.commands.edit_photo import is_folder
 from facevae.commands.estimate import (
     Data,
     align_lines,
@@ -58,7 +57,7 @@ def dry_run(command: str, config: Any) -> list[str]:
         UserError: data, model or settings are wrong, or something does not fit.
     """
     photos = isinstance(config, EditConfig) and config.image
-    if command in HERE and not (photos and is_folder(storage.absolute(photos))):
+    if command in HERE and not (photos and storage.is_folder(storage.absolute(photos))):
         return describe_plan(command, config, [])
     connect()
     return describe_plan(command, config, cluster_nodes(), is_cluster=True)
@@ -146,6 +145,8 @@ def _edit_line(
     is_cluster: bool = False,
 ) -> str:
     faces = len(editing.image_ids or ()) or editing.faces
+    if is_cluster and image is not None:
+        check_paths({"--image": storage.absolute(image)}, len(nodes))
     photos = image and _known(lambda: _count_photos(image), is_cluster)
     columns = f"{len(editing.level or editing.strengths)} "
     columns += "strengths" if editing.level is None else "levels"
@@ -170,7 +171,7 @@ def _edit_line(
 def _count_photos(image: str) -> int:
     """How many photos a folder holds; 0: it is a photo itself."""
     folder = storage.absolute(image)
-    return len(list_photos(folder, None, {})) if is_folder(folder) else 0
+    return len(list_photos(folder, None, {})) if storage.is_folder(folder) else 0
 
 
 def _evaluation_line(data: Data, evaluation: EvaluationConfig) -> str:

@@ -64,7 +64,8 @@ def _prepare(
         metrics = _metrics(manifest)
         if config.sharding.align:
             lost = _lost(config.output)
-            metrics["found"] = manifest.rows() / max(manifest.rows() + len(lost), 1)
+            if config.sharding.alignment.no_face != "centre":  # those are stored like faces
+                metrics["found"] = manifest.rows() / max(manifest.rows() + len(lost), 1)
             show_lost_faces(config.output, source.load, lost, run)
         run.metrics(0, metrics)
         run.json("quarantined.json", manifest.quarantined)

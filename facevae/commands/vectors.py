@@ -27,7 +27,7 @@ from facevae.attributes.latents import read_latent_ids
 from facevae.attributes.selection import Selection, StoredImages, ids_digest, select
 from facevae.attributes.vectors import AttributeVectors, LatentBatch, mean_difference
 from facevae.commands.paths import check_paths, with_absolute_paths
-from facevae.commands.people import read_people
+from facevae.commands.people import read_people, table_digest
 from facevae.commands.run_step import RESULT, Metrics, Step, Work, run_step
 from facevae.commands.write_vectors import WRITTEN_FILES, derive, write_vectors
 from facevae.config import VectorsConfig
@@ -124,12 +124,12 @@ def _identity(config: VectorsConfig, sources: Sources) -> dict[str, Any]:
     withdrawn = [sorted(config.withdraw), sorted(config.withdraw_people)]
     return {
         "sources": [_digest(vectors) for vectors in sources.vectors],
-        "labels": _file_digest(config.attributes) and [
-            _file_digest(config.attributes), config.label_encoding
+        "labels": table_digest(config.attributes) and [
+            table_digest(config.attributes), config.label_encoding
         ],
-        "identities": _file_digest(config.identities),
+        "identities": table_digest(config.identities),
         "withdraw": storage.value_digest([
-            *withdrawn, _file_digest(config.withdraw_file), sorted(config.withdraw_shards)
+            *withdrawn, table_digest(config.withdraw_file), sorted(config.withdraw_shards)
         ]),
         "only": None if config.only is None else list(config.only),
         "min_count": config.min_count,
@@ -146,13 +146,6 @@ def _digest(vectors: AttributeVectors) -> str:
             hashlib.sha256(vectors.vectors.tobytes()).hexdigest(),
         ]
     )
-
-
-def _file_digest(path: str | None) -> str | None:
-    try:
-        return None if path is None else storage.file_digest(path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; correct the path") from error
 
 
 def _recorded(config: VectorsConfig) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class AlignConfig(Settings):
     """`facevae align`: photographs to faces, found and cut out."""
 
     output: NotEmpty = Field("runs/aligned", description="folder (or URI) of the faces")
-    images: NotEmpty = Field(description="folder of photographs, flat or nested")
+    images: NotEmpty = Field(description=IMAGES)
     alignment: AlignmentConfig = Field(AlignmentConfig())
     parts: PartsConfig = Field(PartsConfig())
     tracking: TrackingConfig = Field(TrackingConfig())

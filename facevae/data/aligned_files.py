@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from facevae.data.align import Aligned, Status
 from facevae.data.aligned_images import REASONS, Unread
 from facevae.data.images import encode_jpeg
-from facevae.errors import UserError
 from facevae.runs import storage
 
 FORMAT_VERSION = 1
@@ -141,23 +140,3 @@ def write_summary(folder: str, parts: Sequence[Part], value: dict[str, Any]) -> 
 def parts_digest(parts: Sequence[Part]) -> str:
     """The SHA-256 of the content: the digest of every part."""
     return storage.value_digest([(part.name, part.sha256) for part in parts])
-
-
-def read_summary(folder: str) -> dict[str, Any]:
-    """What `aligned.json` of a finished folder says; its parts as `Part`.
-
-    Raises:
-        UserError: it was changed by hand, or is of another format.
-    """
-    uri = storage.join(folder, SUMMARY)
-    value = storage.read_json(uri)
-    try:
-        parts = [Part(**part) for part in value["parts"]]
-        if value["format_version"] != FORMAT_VERSION or value["digest"] != parts_digest(parts):
-            raise ValueError("its digest does not fit its parts")
-        return {**value, "parts": parts}
-    except (LookupError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{uri} is not the summary of aligned faces ({error}); choose another --output, and "
-            "align again"
-        ) from error

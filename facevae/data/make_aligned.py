@@ -188,7 +188,9 @@ def _write_all(
                     bar(done)
             return failed
 
-        run_with_retries(Attempts(folder, config.parts.attempts), todo, run, LOST_PROCESS)
+        run_with_retries(
+            Attempts(folder, config.parts.attempts), todo, run, LOST_PROCESS, unit="parts"
+        )
     return sum(len(by_name[name].image_ids) for name in begun)
 
 
@@ -209,6 +211,6 @@ def _no_face(lost: list[str], folder: str) -> UserError:
     names = ", ".join(lost[:NAMED]) + (f" and {len(lost) - NAMED} more" if lost[NAMED:] else "")
     return UserError(
         f"{len(lost)} photographs in {folder} have no face that was found ({names}), and "
-        "alignment.no_face is fail: take them away, or say --alignment.no_face drop or centre in "
-        "another --output"
+        "alignment.no_face is fail: take them away or say --alignment.no_face drop or centre, each "
+        "with another --output"
     )

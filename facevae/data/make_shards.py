@@ -188,7 +188,7 @@ def make_shards(
         quarantined=shard_files.reasons(quarantined),
         missing_labels=bool((source.faces.attributes == 0).any()),
         run_id=run_id,
-        framing=framing_of(source, config.sharding.crop),
+        framing=framing_of(source, "auto" if config.sharding.align else config.sharding.crop),
     )
     shard_files.write_manifest(folder, manifest)
     return manifest

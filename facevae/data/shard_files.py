@@ -80,8 +80,16 @@ class Manifest:
 
     @property
     def alignment(self) -> dict[str, Any]:
-        """How a photograph is cut as these images were: `framing`, `margin`, `size`, if known."""
+        """How a photograph is cut as these images were: `framing`, `margin`, `size`, if known.
+
+        Of a box that was cut out of aligned faces it is not known. Where aligned faces were not
+        searched again, they lie as CelebA's do.
+        """
         recorded = self.preprocessing.get("alignment") or {}
+        if isinstance(self.preprocessing.get("crop"), list):
+            recorded = {"framing": None}
+        elif recorded.get("skip_aligned") and self.framing == "celeba":
+            recorded = {}
         framing = recorded.get("framing", self.framing)
         known = {"framing": framing, "margin": recorded.get("margin"), "size": self.image_size}
         return {name: value for name, value in known.items() if value is not None}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from facevae.config import ImagesConfig, LabelEncoding, ShardingConfig, SourceConfig
+from facevae.data.aligned_files import PARTS, SUMMARY
 from facevae.data.downloads import kind_of_content, no_data, read_head
 from facevae.data.sources import FaceSource
 from facevae.data.sources.archive import TarFiles, ZipFiles
@@ -78,7 +79,15 @@ def open_images(uri: str) -> ImageFiles:
         if kind is not None:
             return kind(uri)
     folder = FolderFiles(uri)
-    if not any(extension_of(path) in IMAGE_EXTENSIONS for path in folder.paths):
+    if SUMMARY in folder.paths:  # that of `align`, beside a sheet of those without a face
+        return ParquetFiles(storage.join(uri, PARTS))
+    has_images = any(extension_of(path) in IMAGE_EXTENSIONS for path in folder.paths)
+    if has_images and parquet_paths(folder.paths):
+        raise UserError(
+            f"{uri} holds images and Parquet files, such as {parquet_paths(folder.paths)[0]}: give "
+            "the folder or the file that the faces are in"
+        )
+    if not has_images:
         if OWN_SHARDS in folder.paths and parquet_paths(folder.paths):
             raise UserError(f"{uri} holds shards that facevae made already: give it as --shards")
         if parquet_paths(folder.paths):

@@ -10,6 +10,7 @@ Legend: N rows, A label columns.
 import contextlib
 import posixpath
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -25,7 +26,8 @@ from jaxtyping import Int8
 from facevae.config import LabelEncoding, Split
 from facevae.data.downloads import WHERE_CELEBA_IS, kind_of_content, no_data, read_head
 from facevae.data.images import BadImageError
-from facevae.data.sources.image_files import ImageFiles, check_bytes, is_hidden
+from facevae.data.sources.folder import FolderFiles
+from facevae.data.sources.image_files import ImageFiles, check_bytes
 from facevae.data.sources.tables import PARTITIONS, LabelTable, signed_labels
 from facevae.errors import UNREADABLE, UserError
 from facevae.runs import storage
@@ -35,6 +37,8 @@ EXTENSION = ".parquet"
 IMAGE_COLUMNS = ("image", "img")
 ID_COLUMNS = ("image_id", "file_name", "filename", "id")
 SPLIT_COLUMNS = ("split", "partition")
+NO_LABELS = (*SPLIT_COLUMNS, "index", "__index_level_0__")
+"""columns of small numbers that say which row it is, or which face of a photograph"""
 MAX_GROUP_BYTES = 2**30
 """of the images of one row group, which is read as a whole"""
 GROUPS_KEPT = 2
@@ -95,7 +99,9 @@ class ParquetFiles(ImageFiles):
         if name not in index.places:
             raise FileNotFoundError(f"no '{name}' in {self.uri}")
         file, group, row = index.places[name]
-        images = _read_group(index.uris[file], storage.version_of(self.uri), group, index.image)
+        version = storage.version_of(self.uri)
+        with _READING:
+            images = _read_group(index.uris[file], version, group, index.image)
         data: bytes | None = images[row].as_py()
         if data is None:
             raise BadImageError("the row has no bytes of an image")
@@ -169,7 +175,7 @@ class ParquetFiles(ImageFiles):
         candidates = [
             field.name
             for field in schema
-            if field.name not in SPLIT_COLUMNS
+            if field.name not in NO_LABELS
             and (pa.types.is_boolean(field.type) or pa.types.is_integer(field.type))
         ]
         found = dict(zip(candidates, self._columns(candidates), strict=True)) if candidates else {}
@@ -208,7 +214,7 @@ def _index(uri: str, version: Any) -> Index:
     if place.is_file() or (uri.lower().endswith(EXTENSION) and not place.is_dir()):
         uris, paths = [uri], [posixpath.basename(uri)]
     else:
-        paths = parquet_paths([path for path in storage.files_below(uri) if not is_hidden(path)])
+        paths = parquet_paths(FolderFiles(uri).paths)
         uris = [storage.join(uri, path) for path in paths]
     schema, image = None, ""
     ids: list[str | None] = []
@@ -323,6 +329,10 @@ def _group_bytes(file: pq.ParquetFile, image: str) -> Iterator[int]:
             for column in columns
             if column.path_in_schema.partition(".")[0] == image
         )
+
+
+_READING = threading.Lock()
+"""one thread reads a row group, and the others then find it read"""
 
 
 @lru_cache(maxsize=GROUPS_KEPT)  # rows come in the order in which they lie, or nearly so

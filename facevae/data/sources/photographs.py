@@ -29,5 +29,5 @@ class Photographs:
         return decode_image(self.files.read(image_id))
 
     def describe(self) -> dict[str, Any]:
-        """Where they are, as JSON values."""
-        return {"kind": "photographs", "images": self.files.uri}
+        """Where they are, and what is known of their content, as JSON values."""
+        return {"kind": "photographs", "images": self.files.uri, **self.files.describe()}

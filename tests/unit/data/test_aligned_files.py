@@ -1,7 +1,6 @@
 """Aligned faces as files: rows, parts, the table and the summary."""
 
 import io
-import json
 import math
 
 import numpy as np
@@ -12,17 +11,13 @@ from PIL import Image
 from facevae.data.align import Aligned
 from facevae.data.aligned_files import (
     PARTS,
-    SUMMARY,
     TABLE,
     face_rows,
     photographs_of,
-    read_summary,
     write_part,
-    write_summary,
     write_table,
 )
 from facevae.data.aligned_images import Unread
-from facevae.errors import UserError
 from tests.photographs import portrait
 
 MATRIX = np.array([[0.5, 0.0, 3.0], [0.0, 0.5, 4.0]])
@@ -75,16 +70,3 @@ def test_the_table_has_all_rows_without_the_images(tmp_path):
     first = (tmp_path / TABLE).read_bytes()
     write_table(folder, parts)
     assert (tmp_path / TABLE).read_bytes() == first
-
-
-def test_the_summary_is_refused_when_it_was_changed(tmp_path):
-    folder = str(tmp_path)
-    parts = [write_part(folder, "part-00000", 3, rows())]
-    write_summary(folder, parts, {"faces": 2})
-    assert read_summary(folder)["parts"] == parts
-    assert read_summary(folder)["faces"] == 2
-    value = json.loads((tmp_path / SUMMARY).read_text())
-    value["parts"][0]["sha256"] = "0"
-    (tmp_path / SUMMARY).write_text(json.dumps(value))
-    with pytest.raises(UserError, match="not the summary of aligned faces"):
-        read_summary(folder)
