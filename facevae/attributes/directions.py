@@ -12,7 +12,7 @@ Legend: Z latent size, A attributes, K attributes with a direction, F folds.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -117,16 +117,6 @@ def derive_directions(
         folds=len(rests) or 1,
         folds_by_identity=folds_by_identity,
     )
-
-
-def only_attributes(directions: Directions, chosen: Sequence[int]) -> Directions:
-    """The directions of some attributes, as they are; the others stay held in the partial ones."""
-    index = list(chosen)
-    per_attribute = (
-        *("partial", "lda", "lda_bias", "gap", "mean_errors", "partial_errors", "lda_errors"),
-        "variance_inflation",
-    )
-    return replace(directions, **{name: getattr(directions, name)[index] for name in per_attribute})
 
 
 def leave_one_out(

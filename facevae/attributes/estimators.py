@@ -8,7 +8,7 @@ Legend: Z latent size, A attributes, K attributes that are valid.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64
 
 from facevae.attributes.statistics import AttributeStatistics
 
@@ -34,6 +34,10 @@ class Scorers(NamedTuple):
     weights: Float64[np.ndarray, "K Z"]
     bias: Float64[np.ndarray, " K"]
     gap: Float64[np.ndarray, " K"]
+
+    def levels(self, latents: Float[np.ndarray, "n Z"]) -> Float64[np.ndarray, "n K"]:
+        """The level of each attribute in each latent."""
+        return np.asarray((latents @ self.weights.T + self.bias) / self.gap + 0.5)
 
 
 class ShrunkCovariance(NamedTuple):

@@ -57,8 +57,9 @@ def write_hdf5(
     strings, `attribute_vectors` f32 [A,Z]. Ours: `image_ids` and `splits` [N] strings,
     `identities` i64 [N] if the batches have them, `positive_count`, `negative_count` i64 [A],
     `standard_errors` f32 [A,Z], `valid` bool [A]; the group `directions`; file attributes `method`,
-    the three digests, `lineage` and `format_version`. The same images give the same bytes, however
-    they are cut into batches. Nothing is left behind if a batch fails.
+    the three digests and `format_version`; `lineage`, a data set of its own if there is one. The
+    same images give the same bytes, however they are cut into batches. Nothing is left behind if a
+    batch fails.
 
     `log` is called with the whole file, under its own name in a local folder, before it goes to
     `uri`.
@@ -81,12 +82,12 @@ def write_hdf5(
 
 
 def _write_vectors(file: h5py.File, vectors: AttributeVectors) -> None:
-    for name in ("method", "lineage", *_DIGESTS):
-        if name == "lineage" and not vectors.lineage:
-            continue
+    for name in ("method", *_DIGESTS):
         # Of fixed length: where a text of an attribute lies in a heap, the library does not tell.
         file.attrs[name] = np.bytes_(getattr(vectors, name))
     file.attrs["format_version"] = FORMAT_VERSION
+    if vectors.lineage:  # grows with each derivation, and an attribute holds 64 KiB at most
+        file.create_dataset("lineage", data=np.bytes_(vectors.lineage.encode()))
     file.create_dataset("fields", data=list(vectors.names), dtype=h5py.string_dtype())
     file.create_dataset("attribute_vectors", data=vectors.vectors)
     for name in ("positive_count", "negative_count", "standard_errors", "valid"):
@@ -201,7 +202,7 @@ def read_vectors(uri: str | Path) -> AttributeVectors:
             shards_digest=str(opened.attribute("shards_digest", "")),
             labels_digest=str(opened.attribute("labels_digest", "")),
             directions=read_directions(file, *directions.shape),
-            lineage=str(opened.attribute("lineage", "")),
+            lineage=file["lineage"][()].decode() if "lineage" in file else "",
         )
 
 
@@ -254,11 +255,6 @@ def has_missing_labels(uri: str | Path) -> bool:
         labels = opened.file["attributes"]
         starts = range(0, len(labels), ROWS_PER_READ)
         return any((labels[start : start + ROWS_PER_READ] == 0).any() for start in starts)
-
-
-def rows_without(uri: str | Path, attribute: str) -> Int64[np.ndarray, " n"]:
-    """Rows of the images labelled -1 for the attribute: see `rows_labelled`."""
-    return rows_labelled(uri, attribute, -1)
 
 
 def rows_labelled(uri: str | Path, attribute: str, label: int) -> Int64[np.ndarray, " n"]:
@@ -381,6 +377,7 @@ def _check_layout(uri: str | Path, opened: _Opened) -> None:
         **dict.fromkeys(("image_ids", "splits", "identities"), (images,)),
         "latent_vars": (images, size),
         "attributes": (images, attributes),
+        "lineage": (),
     }
     room = file.id.get_filesize()
     for name, shape in shapes.items():
@@ -398,7 +395,7 @@ def _check_layout(uri: str | Path, opened: _Opened) -> None:
                 "small for it; compute it again"
             )
         is_text = h5py.check_string_dtype(dataset.dtype) is not None
-        should_be_text = name in ("fields", "image_ids", "splits")
+        should_be_text = name in ("fields", "image_ids", "splits", "lineage")
         if is_text != should_be_text or (not is_text and dataset.dtype.kind not in "biuf"):
             raise ValueError(f"{name} holds {dataset.dtype}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float64
 
+from facevae.attributes.estimators import Scorers
 from facevae.attributes.hdf5 import read_slices
 from facevae.attributes.vectors import AttributeVectors
 from facevae.errors import UserError
@@ -21,6 +22,11 @@ SCORER = (
     "attribute, +0.5 of those with it"
 )
 """what a score is, for people"""
+LEVEL = (
+    "the LDA score on a scale where the mean face without the attribute has 0, that with it 1; "
+    "hold, level and transfer go by it"
+)
+"""what a level is, for people"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +44,8 @@ class Population:
     whitening: Float64[np.ndarray, "Z Z"]
     distances: Float64[np.ndarray, " N"]
     """of the stored faces, sorted"""
+    scorers: Scorers | None = None
+    """LDA scores of the same attributes; none: the vectors have none"""
 
     def scores(self, latents: Float[np.ndarray, "n Z"]) -> Float64[np.ndarray, "n A"]:
         """How much of each attribute is in latents: see `SCORER`."""
@@ -82,6 +90,7 @@ def read_population(uri: str | Path, vectors: AttributeVectors) -> Population:
     least = max(SMALLEST_VARIANCE * variances[-1], np.finfo(np.float64).tiny)
     whitening = axes / np.sqrt(np.maximum(variances, least))
     gap = with_it - without
+    found = vectors.directions
     return Population(
         names=tuple(n for n, valid in zip(vectors.names, vectors.valid, strict=True) if valid),
         directions=directions,
@@ -90,6 +99,7 @@ def read_population(uri: str | Path, vectors: AttributeVectors) -> Population:
         mean=mean,
         whitening=whitening,
         distances=np.sort(np.linalg.norm(centred @ whitening, axis=1)),
+        scorers=None if found is None else found.scorers(np.flatnonzero(vectors.valid).tolist()),
     )
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int64
 from facevae.attributes.folds import UNKNOWN
 from facevae.attributes.hdf5 import read_batches, read_image_ids
 from facevae.attributes.vectors import LatentBatch, index_of
-from facevae.data.sources.matching import match
+from facevae.data.sources.matching import match, no_row
 from facevae.data.sources.tables import LabelTable
 from facevae.errors import UserError
 
@@ -179,10 +179,7 @@ def _withdraw_people(images: StoredImages, people: Sequence[int], kept: np.ndarr
 def _rows_of(table: LabelTable, path: str, image_ids: Sequence[str]) -> np.ndarray:
     found = match(table.image_ids, image_ids)[0]
     if not found:
-        raise UserError(
-            f"{path} has no row of any of the {len(image_ids)} images: it names "
-            f"{table.image_ids[0]!r}, they are called {image_ids[0]!r} and so on"
-        )
+        raise no_row(path, table.image_ids, image_ids)
     return np.array([found.get(name, -1) for name in image_ids], np.int64)
 
 

@@ -169,7 +169,7 @@ def _made(name: str, precision: str, use_gpu: bool) -> Made:
         return Made("", _processor())
     if case == "agreement":
         precision = "fp32, or as named"
-    elif name.endswith(f"/{FP32}"):
+    elif case == "alignment" or name.endswith(f"/{FP32}"):
         precision = FP32
     return Made(precision, _gpu() or "a GPU" if use_gpu else _processor())
 

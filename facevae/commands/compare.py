@@ -1,6 +1,7 @@
 """`compare`: evaluated models to a ranking on the same held-out images."""
 
 import csv
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -32,6 +33,7 @@ from facevae.runs.progress import log, progress
 from facevae.tracking import Run
 
 TABLE, COMPARISON = "comparison.csv", "comparison.json"
+PICTURES = ("comparison.png", "strips.png")
 BY_NETWORK = (
     *("perceptual_distance", "frechet", "frechet_floor"),
     *("edit_success/mean", "leakage/mean", "identity_kept/mean"),
@@ -130,14 +132,24 @@ def _folder(name: str) -> str:
 
 
 def _identity(run: Evaluation) -> dict[str, Any]:
-    names = ("model_digest", "shards_digest", "network")
-    return {"folder": run.folder, **{name: run.details[name] for name in names}}
+    """What a comparison has of a model: all that was measured of its images, and of their sums."""
+    return {
+        "folder": run.folder,
+        "details": storage.value_digest(run.details),
+        "images": hashlib.sha256(storage.read_bytes(storage.join(run.folder, IMAGES))).hexdigest(),
+    }
 
 
 def _check_alike(runs: Sequence[Evaluation], figure: Figure) -> None:
     """Check that the figure of all models is one figure."""
     first = runs[0]
     for run in runs[1:]:
+        if run.details["people_known"] != first.details["people_known"]:
+            known, other = sorted((run, first), key=lambda each: not each.details["people_known"])
+            raise UserError(
+                f"{known.label} was evaluated with --identities and {other.label} without: "
+                "evaluate both with the same table, or both without"
+            )
         if figure.kind in OF_NETWORK and run.network != first.network:
             raise UserError(
                 f"{figure.name} of {run.label} is of another face network than that of "
@@ -236,6 +248,8 @@ def _draw(
     charts = {"comparison.png": partial(evaluation_plots.interval_bars, bars, figure.name)}
     if strips := _strips(runs, [each.label for each in ranked]):
         charts["strips.png"] = partial(evaluation_plots.strips, strips)
+    for name in PICTURES:  # what another comparison here had may have no place in this one
+        storage.remove_file(storage.join(output, name))
     for name, draw in charts.items():
         if picture := save_or_warn(draw, storage.join(output, name)):
             run.picture(name, picture)

@@ -59,7 +59,7 @@ def edit_faces(config: EditConfig) -> Metrics:
             "latents": hashlib.sha256(edited.latents.tobytes()).hexdigest(),
         },
         product=LABELLED_GRID,
-        written={"": r"edit(_labelled)?\.png|result\.json"},
+        written={"": r"edit(_labelled)?\.png|card\.json|result\.json"},
         is_reusable=True,
     )
     edit = partial(_edit, config, output, inputs, edited)

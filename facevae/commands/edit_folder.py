@@ -15,22 +15,23 @@ import ray
 import torch
 from PIL import Image
 
-from facevae.attributes.population import Population, read_population
-from facevae.commands.edit_inputs import EditInputs, read_inputs
+from facevae.attributes.population import read_population
+from facevae.commands.edit_inputs import read_inputs
 from facevae.commands.edit_photo import (
     CLAIM,
+    Loaded,
     edit_identity,
-    load_identity,
+    load_judge,
     make_editor,
     resolve_alignment,
 )
 from facevae.commands.paths import check_paths
 from facevae.commands.run_step import Metrics, Step, Work, run_step
-from facevae.config import AlignmentConfig, EditConfig
+from facevae.config import EditConfig
 from facevae.data.sources.image_files import IMAGE_EXTENSIONS, extension_of, is_hidden
+from facevae.editing.edits import read_source
 from facevae.editing.photo_editor import CARD, LABELLED_GRID, remove_earlier
 from facevae.errors import UserError
-from facevae.perceptual.identity import IdentityNetwork
 from facevae.ray_cluster.connect import LOST_PROCESS, connect, errors_left_out
 from facevae.ray_cluster.nodes import Node, cluster_nodes
 from facevae.ray_cluster.placement import ActorPlan, plan_actors
@@ -80,7 +81,8 @@ def edit_folder(config: EditConfig, folder: str) -> Metrics:
     """
     inputs = read_inputs(config)
     alignment = resolve_alignment(config, inputs)
-    judge = load_identity(config)
+    judge = load_judge(config, inputs.card)
+    source = read_source(inputs.vectors_uri, config.editing)
     identity = edit_identity(config, inputs, alignment)
     photos = list_photos(folder, config.output, identity)
     step = Step(
@@ -100,7 +102,7 @@ def edit_folder(config: EditConfig, folder: str) -> Metrics:
         check_paths({"--output": config.output, "--image": folder}, len(nodes))
         plan = plan_photo_actors(nodes)
         population = read_population(inputs.vectors_uri, inputs.vectors)
-        loaded = Loaded(inputs, population, alignment, judge)
+        loaded = Loaded(inputs, population, alignment, judge, source)
         work = partial(_edit_all, config, folder, loaded, photos, plan)
         return Work(config.model_dump(mode="json"), step.identity, work, inputs.model_run)
 
@@ -140,23 +142,13 @@ def plan_photo_actors(nodes: Sequence[Node]) -> ActorPlan:
     return plan_actors("photo", "photo", None, "no", nodes)
 
 
-class Loaded(NamedTuple):
-    """What all actors need, read once."""
-
-    inputs: EditInputs
-    population: Population
-    alignment: AlignmentConfig
-    judge: IdentityNetwork | None
-    """of identity"""
-
-
 class EditPhoto:
     """An actor: {name, image, key} -> {name, error}; writes a photo's folder."""
 
     def __init__(self, config: EditConfig, folder: str, loaded: "ray.ObjectRef[Loaded]") -> None:
         """Loads the detector."""
         torch.set_num_threads(1)
-        self._editor = make_editor(config, *ray.get(loaded))
+        self._editor = make_editor(config, ray.get(loaded))
         self._folder, self._output = folder, config.output
         self._attempts = Attempts(config.output, ATTEMPTS)
 
@@ -206,6 +198,7 @@ def _edit_all(
     run: Run,
 ) -> Metrics:
     run.tags(loaded.inputs.tags())
+    remove_earlier(config.output)  # of one photo that was edited there before
     finished: set[str] = set()
     by_name = {photo.name: photo for photo in photos}
     arguments = (config, folder, ray.put(loaded))

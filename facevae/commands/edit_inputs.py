@@ -1,6 +1,7 @@
 """What every edit begins with: a model and vectors that belong together."""
 
-from typing import Any, NamedTuple
+import hashlib
+from typing import NamedTuple
 
 from facevae.attributes.hdf5 import read_vectors, vectors_file
 from facevae.attributes.vectors import AttributeVectors
@@ -36,6 +37,7 @@ class EditInputs(NamedTuple):
             "model_digest": self.card.digest,
             "shards_digest": self.vectors.shards_digest,
             "labels_digest": self.vectors.labels_digest,
+            "directions_digest": _directions_digest(self.vectors),
         }
 
     def tags(self) -> dict[str, str]:
@@ -63,15 +65,11 @@ def read_inputs(config: EditConfig) -> EditInputs:
     return EditInputs(vae, card, vectors, uri, trained_by(config.model, card))
 
 
-def loss_settings(model: str) -> dict[str, Any] | None:
-    """The settings of the loss of a model that is named by a folder; none: they are not known."""
-    folder = storage.absolute(model)
-    above = storage.parent(folder)
-    for place in (folder, above, storage.parent(above), storage.join(folder, "train")):
-        uri = storage.join(place, "config.json")
-        if storage.exists(uri):
-            settings = storage.read_json(uri)
-            loss = settings.get("loss") if isinstance(settings, dict) else None
-            if isinstance(loss, dict):
-                return loss
-    return None
+def _directions_digest(vectors: AttributeVectors) -> str:
+    """The SHA-256 of all that moves a latent: the same images may have other directions."""
+    digest = hashlib.sha256(vectors.vectors.tobytes())
+    if (found := vectors.directions) is not None:
+        for array in (found.partial, found.lda, found.lda_bias, found.gap):
+            digest.update(array.tobytes())
+        digest.update(found.latent_mean.tobytes() + found.latent_covariance.tobytes())
+    return digest.hexdigest()

@@ -1,17 +1,21 @@
 """`edit --image PHOTO`: the face of one's own photo, edited and put back."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
 
 from facevae.attributes.population import Population, read_population
-from facevae.commands.edit_inputs import EditInputs, loss_settings, read_inputs
+from facevae.commands.edit_inputs import EditInputs, read_inputs
 from facevae.commands.run_step import Metrics, Step, Work, run_step
-from facevae.config import AlignmentConfig, EditConfig, PhotoConfig
+from facevae.config import AlignmentConfig, EditConfig, LossConfig, PhotoConfig
 from facevae.data.detector import MtcnnDetector
 from facevae.editing.edits import read_source
-from facevae.editing.photo_edit import FoundFaces
+from facevae.editing.photo_edit import FoundFaces, strongest
 from facevae.editing.photo_editor import (
     CARD,
     LABELLED_GRID,
@@ -20,12 +24,13 @@ from facevae.editing.photo_editor import (
     WrittenPhoto,
 )
 from facevae.errors import UserError
+from facevae.models.checkpoint import ModelCard
 from facevae.perceptual.identity import IdentityNetwork
 from facevae.perceptual.weights import is_same_network
 from facevae.report.strength_grids import strength_grid
 from facevae.runs import storage
 from facevae.runs.progress import log
-from facevae.tracking import Run
+from facevae.tracking import Run, training_loss
 
 CLAIM = "edit.json"
 FILES_LOGGED = 16
@@ -36,8 +41,8 @@ def edit_photo(config: EditConfig, image: str) -> Metrics:
     """Edit the faces of a photo, or of a folder of photos (`edit_folder`).
 
     Writes `edit.png` and `edit_labelled.png` (the aligned face at each strength), `photo.*` (the
-    photo at the highest strength) and `photo_<strength>.*`, `before_after.*` if asked for,
-    `card.json` and `result.json`.
+    photo at the strength that changes most) and `photo_<strength>.*`, `before_after.*` if asked
+    for, `card.json` and `result.json`.
 
     Args:
         config: with absolute paths.
@@ -45,9 +50,9 @@ def edit_photo(config: EditConfig, image: str) -> Metrics:
 
     Returns:
         `faces`, `strengths`; of the first face `psnr_db`, and for each edited attribute
-        `score/<attribute>/before` and `/after` (at the highest strength, as the decoded face is
-        encoded again; -0.5 is the mean without it, 0.5 with it); `outside_the_data`, the strengths
-        at which it is there.
+        `score/<attribute>/before` and `/after` (at the strength that changes most, as the
+        decoded face is encoded again; -0.5 is the mean without it, 0.5 with it);
+        `outside_the_data`, the strengths at which it is there.
 
     Raises:
         UserError: no such model, vectors, attribute, photo or face; nothing is written then.
@@ -56,13 +61,20 @@ def edit_photo(config: EditConfig, image: str) -> Metrics:
         from facevae.commands.edit_folder import edit_folder  # one photo needs no Ray
 
         return edit_folder(config, image)
-    inputs = read_inputs(config)
     name = image.rpartition("/")[2]
+    if storage.parent(image) == config.output and re.fullmatch(WRITTEN, name):
+        raise UserError(f"--image {image} would be written over by the edit: give another --output")
+    inputs = read_inputs(config)
     data = _read(image)
     alignment = resolve_alignment(config, inputs)
-    identity = load_identity(config)
-    population = read_population(inputs.vectors_uri, inputs.vectors)
-    editor = make_editor(config, inputs, population, alignment, identity)
+    loaded = Loaded(
+        inputs,
+        read_population(inputs.vectors_uri, inputs.vectors),
+        alignment,
+        load_judge(config, inputs.card),
+        read_source(inputs.vectors_uri, config.editing),
+    )
+    editor = make_editor(config, loaded)
     found = editor.find(data, name)
     sha256 = hashlib.sha256(data).hexdigest()
     step = Step(
@@ -102,63 +114,68 @@ def resolve_alignment(config: EditConfig, inputs: EditInputs) -> AlignmentConfig
     return config.alignment.resolved(trained, all_faces=config.face != 0)
 
 
-def load_identity(config: EditConfig) -> IdentityNetwork | None:
-    """The network that judges identity; none: none is asked for.
+class Judge(NamedTuple):
+    """What tells whether it is still the same person."""
+
+    network: IdentityNetwork | None
+    about: dict[str, Any]
+    """which it is, or why there is none, for the card"""
+
+
+def load_judge(config: EditConfig, card: ModelCard) -> Judge:
+    """The network that judges identity, if one is asked for.
 
     Raises:
         UserError: it is that of the loss, which would judge itself; or it cannot be had.
     """
-    if config.identity_weights is None:
-        return None
-    loss = loss_settings(config.model)
-    if loss is not None and is_same_network(loss, config.identity_weights):
+    weights = config.identity_weights
+    if weights is None:
+        note = "not judged: give --identity_weights, of a face network other than the loss's"
+        return Judge(None, {"network": None, "note": note})
+    network = IdentityNetwork(weights)
+    loss = training_loss(config.model, card, config.tracking, config.output)
+    other = LossConfig(network="inception_resnet_v1", weights=weights)
+    if loss is not None and is_same_network(loss, other):
         raise UserError(
-            f"--identity_weights {config.identity_weights} are those of the model's loss, which "
-            "would judge itself: give others"
+            f"--identity_weights {weights} are those of the model's loss, which would judge "
+            "itself: give others"
         )
-    return IdentityNetwork(config.identity_weights)
+    known = "is another than the loss's" if loss else "may be the loss's, which is not known"
+    about = {"network": f"inception_resnet_v1 {weights}", "note": f"the network {known}"}
+    return Judge(network, about)
 
 
-def make_editor(
-    config: EditConfig,
-    inputs: EditInputs,
-    population: Population,
-    alignment: AlignmentConfig,
-    identity: IdentityNetwork | None,
-) -> PhotoEditor:
+class Loaded(NamedTuple):
+    """What an editor needs of files, read once."""
+
+    inputs: EditInputs
+    population: Population
+    alignment: AlignmentConfig
+    judge: Judge
+    source: Float[np.ndarray, "1 Z"] | None
+    """the latent of the face whose levels are transferred, if any are"""
+
+
+def make_editor(config: EditConfig, loaded: Loaded) -> PhotoEditor:
     """What edits photos, with everything that it needs in memory."""
+    inputs = loaded.inputs
     return PhotoEditor(
         vae=inputs.vae,
         vectors=inputs.vectors,
-        source=read_source(inputs.vectors_uri, config.editing),
-        population=population,
+        source=loaded.source,
+        population=loaded.population,
         editing=config.editing,
         photo=config,
-        alignment=alignment,
-        detector=MtcnnDetector(alignment),
-        identity=identity,
+        alignment=loaded.alignment,
+        crop=config.alignment.crop(inputs.card.alignment),
+        detector=MtcnnDetector(loaded.alignment),
+        identity=loaded.judge.network,
         about={
             "model": {"digest": inputs.card.digest, "step": inputs.card.step},
-            "vectors": {
-                "method": inputs.vectors.method,
-                "shards_digest": inputs.vectors.shards_digest,
-            },
-            "identity": _about_identity(config),
+            "vectors": {"shards_digest": inputs.vectors.shards_digest},
+            "identity": loaded.judge.about,
         },
     )
-
-
-def _about_identity(config: EditConfig) -> dict[str, Any]:
-    """Which network judges identity, or why none does."""
-    if config.identity_weights is None:
-        return {
-            "network": None,
-            "note": "not judged: give --identity_weights, of a face network other than the loss's",
-        }
-    loss = loss_settings(config.model)
-    known = "is another than the loss's" if loss else "may be the loss's, which is not known"
-    weights = config.identity_weights
-    return {"network": f"inception_resnet_v1 {weights}", "note": f"the network {known}"}
 
 
 def edit_identity(
@@ -200,11 +217,11 @@ def _edit(
 def _metrics(written: WrittenPhoto, editor: PhotoEditor) -> Metrics:
     face = written.card["faces"][0]
     strengths = editor.strengths
-    highest = face["after"][max(range(len(strengths)), key=lambda k: strengths[k])]
+    most = face["after"][strongest(strengths)]
     scores = {
         f"score/{name}/{when}": state["scores"][name]["decoded"]
         for name in editor.editing.amounts
-        for when, state in (("before", face["before"]), ("after", highest))
+        for when, state in (("before", face["before"]), ("after", most))
     }
     return {
         "faces": float(len(written.card["faces"])),

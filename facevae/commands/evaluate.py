@@ -11,13 +11,14 @@ from PIL import Image
 
 from facevae.attributes.hdf5 import read_vectors, vectors_file
 from facevae.attributes.vectors import AttributeVectors
+from facevae.commands.check_labels import of_shards
 from facevae.commands.choose_precision import plan_encoding
 from facevae.commands.paths import check_paths, paths_of, with_absolute_paths
+from facevae.commands.people import read_people
 from facevae.commands.run_step import OTHER_SHARDS, Metrics, Step, Work, run_step
 from facevae.config import HELD_OUT_SPLITS, EvaluateConfig
 from facevae.data.order import spread_images
-from facevae.data.shard_files import Manifest, read_manifest
-from facevae.data.sources.tables import read_identities
+from facevae.data.shard_files import Manifest, read_image_ids, read_manifest
 from facevae.errors import UserError
 from facevae.evaluation import summary
 from facevae.evaluation.face_network import (
@@ -128,9 +129,14 @@ def _subject(config: EvaluateConfig) -> Subject:
     _check_labels(config, manifest, vectors, model)
     loss = training_loss(config.model, model.card, config.tracking, config.output)
     networks = choose_networks(config.evaluation, loss)
-    people = {} if config.identities is None else read_identities(config.identities)
+    people = {} if config.identities is None else _read_people(config.identities, config, manifest)
     run = read_run_id(storage.parent(uri))
     return Subject(manifest, model, vectors, run.run_id if run else "", networks, people)
+
+
+def _read_people(table: str, config: EvaluateConfig, manifest: Manifest) -> dict[str, int]:
+    ids = of_shards(read_image_ids, config.shards, manifest, *HELD_OUT_SPLITS)
+    return read_people(table, [name for names in ids for name in names])
 
 
 def _check_labels(
@@ -231,7 +237,7 @@ def _measured(config: EvaluateConfig, subject: Subject, sample: Sample) -> Measu
     output, people = config.output, subject.people
 
     def person(image: str) -> str:
-        return str(people.get(image, people.get(image.rpartition("/")[2], image)))
+        return str(people.get(image, image))
 
     latents = summary.latent_moments(output, sample)
     rejected = _rejected(subject.manifest, latents.images)

@@ -49,6 +49,8 @@ from facevae.tracking import MODEL_NAME, Run, log_model
 
 FACES = "faces.png"
 SHOWN, COLUMNS, EXAMPLES = 32, 8, 2
+TRAINED_ON = {"framing": "box", "margin": 44, "size": 182, "crop": [11, 11, 171, 171]}
+"""how the original cuts faces out of photographs: align_dataset_mtcnn.py, and the middle of that"""
 
 
 class Vectors(NamedTuple):
@@ -149,7 +151,7 @@ def _import(config: ImportFacenetConfig, original: Original, run: Run) -> Metric
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / MODEL_NAME
         folder.mkdir()
-        card = ModelCard(original.model, checkpoint.step, "", run.id.run_id)
+        card = ModelCard(original.model, checkpoint.step, "", run.id.run_id, alignment=TRAINED_ON)
         card = save_model(folder, original.state, card)
         if vectors is not None:
             bound = replace(vectors.vectors, model_digest=card.digest)

@@ -10,7 +10,7 @@ import numpy as np
 
 from facevae.attributes.folds import UNKNOWN
 from facevae.attributes.vectors import LatentBatch
-from facevae.data.sources.matching import match
+from facevae.data.sources.matching import by_file
 from facevae.data.sources.tables import read_identities
 from facevae.errors import UserError
 from facevae.runs import storage
@@ -24,15 +24,7 @@ def read_people(path: str, image_ids: Sequence[str]) -> dict[str, int]:
     Raises:
         UserError: the file is missing or not such a table, or it names none of the images.
     """
-    numbers = read_identities(path)
-    ids = list(numbers)
-    rows = match(ids, image_ids)[0]
-    if not rows:
-        raise UserError(
-            f"{path} has no row of any of the {len(image_ids)} images: it names {ids[0]!r}, they "
-            f"are called {', '.join(map(repr, image_ids[:1]))} and so on; give the table of these"
-        )
-    return {name: numbers[ids[row]] for name, row in rows.items()}
+    return by_file(path, read_identities(path), image_ids)
 
 
 def table_digest(path: str | None) -> str | None:

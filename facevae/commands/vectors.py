@@ -275,6 +275,11 @@ def _lineage(sources: Sources, selection: Selection, corrected: int) -> dict[str
         found |= {"withdrawn_images": len(withdrawn), "withdrawn_digest": ids_digest(withdrawn)}
     if corrected:
         found["corrected_labels"] = corrected
+        assert selection.table is not None
+        table = selection.table
+        found["labels_digest"] = storage.value_digest(
+            [table.names, table.image_ids, table.labels.tobytes().hex()]
+        )
     if selection.only is not None:
         found["attributes"] = f"{len(selection.only)} of {len(sources.names)}"
     return found

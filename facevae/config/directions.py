@@ -10,7 +10,7 @@ class DirectionsConfig(Settings):
 
     ridge: float | None = Field(
         None,
-        ge=0,
+        gt=0,
         description="penalty of the regression behind partial directions, as a share of a label's "
         "mean variance; none: the one of 0.0001 to 0.1 that predicts the validation images best",
     )

@@ -62,8 +62,8 @@ class EditingConfig(Settings):
     damp: bool = Field(
         True,
         description="stop a move where its latent leaves the ellipsoid that holds 99.9 % of a "
-        "Gaussian with the mean and covariance of the training latents, but not before strength 1; "
-        "a face outside goes no further out",
+        "Gaussian with the mean and covariance of the training latents; any face may move by one "
+        "difference of class means of each attribute",
     )
     image_ids: tuple[str, ...] | None = Field(
         None,

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from facevae.config.alignment import AlignmentConfig, Framing
 from facevae.config.base import NotEmpty, Settings
+from facevae.config.data import CropBox
 
 PhotoFormat = Literal["png", "jpeg", "webp", "tiff"]
 CELEBA_CROPS: Mapping[str, Any] = {"framing": "celeba", "size": 160}
@@ -92,7 +93,7 @@ class PhotoAlignmentConfig(Settings):
 
         Args:
             trained: how the model's training images were cut, as far as it is known: `framing`,
-                `margin` and `size`.
+                `margin`, `size` and `crop`.
             all_faces: whether all faces of a photo are searched for.
         """
         asked = self.model_dump(exclude={"framing", "margin"}) | {"all_faces": all_faces}
@@ -101,5 +102,17 @@ class PhotoAlignmentConfig(Settings):
         if self.margin is not None:
             asked["margin"] = self.margin
         known = {**CELEBA_CROPS, **trained, **asked}
+        known.pop("crop", None)  # of what is aligned: see `crop`
         # Elsewhere an image of CelebA's size is a photo as any other.
         return AlignmentConfig(**known, skip_aligned=known["framing"] == "celeba")
+
+    def crop(self, trained: Mapping[str, Any]) -> CropBox | None:
+        """What is cut out of an aligned face: as in training, unless another framing is asked for.
+
+        Args:
+            trained: as for `resolved`.
+        """
+        if self.framing != "auto" or "crop" not in trained:
+            return None
+        left, top, right, bottom = trained["crop"]
+        return left, top, right, bottom

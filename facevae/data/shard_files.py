@@ -80,15 +80,19 @@ class Manifest:
 
     @property
     def alignment(self) -> dict[str, Any]:
-        """How a photograph is cut as these images were: `framing`, `margin`, `size`, if known.
+        """How a photograph is cut as these images were, as far as it is known.
 
-        Of a box that was cut out of aligned faces it is not known. Where aligned faces were not
-        searched again, they lie as CelebA's do.
+        `framing`, `margin`, `size`, and `crop`: the square that was cut out of the aligned face.
+        Where aligned faces were not searched again, they lie as CelebA's do.
         """
-        recorded = self.preprocessing.get("alignment") or {}
-        if isinstance(self.preprocessing.get("crop"), list):
-            recorded = {"framing": None}
-        elif recorded.get("skip_aligned") and self.framing == "celeba":
+        recorded, crop = self.preprocessing.get("alignment") or {}, self.preprocessing.get("crop")
+        if recorded and isinstance(crop, list):
+            left, top, right, bottom = crop
+            if right - left != bottom - top:  # stretched: no photograph is cut out like that
+                return {}
+            known = {name: recorded[name] for name in ("framing", "margin", "size")}
+            return {**known, "crop": crop}
+        if recorded.get("skip_aligned") and self.framing == "celeba":
             recorded = {}
         framing = recorded.get("framing", self.framing)
         known = {"framing": framing, "margin": recorded.get("margin"), "size": self.image_size}

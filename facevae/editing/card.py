@@ -4,6 +4,7 @@ Legend: n latents, Z latent size, S pixels per side of the model's images.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ def face_card(
     """What is known of a face before an edit and after it.
 
     `scores` have two values for each attribute: of the `latent`, and of the face that is decoded
-    from it and encoded again (`decoded`), which tells what of the change can be seen. `before` is
+    from it and encoded again (`decoded`), which tells what of the change can be seen; `levels` too,
+    where the vectors have LDA scores. `before` is
     of strength 0, and `after` of each strength; a move that would leave the data was `stopped`.
     """
     aligned = face.aligned
@@ -101,21 +103,37 @@ def _states(
     pixels = np.rint(face.decoded).astype(np.uint8)
     again = encode_pixels(vae, pixels, len(pixels)).mean
     of_latent, of_decoded = population.scores(face.latents), population.scores(again)
+    scorers = population.scorers
+    levels = None
+    if scorers is not None:
+        levels = scorers.levels(face.latents), scorers.levels(again)
     farthest = population.farthest(editing.outside_quantile)
     return [
         {
-            "scores": {
-                name: {"latent": _rounded(in_latent), "decoded": _rounded(in_decoded)}
-                for name, in_latent, in_decoded in zip(
-                    population.names, of_latent[k], of_decoded[k], strict=True
-                )
-            },
+            "scores": _two(population.names, of_latent[k], of_decoded[k]),
+            **(
+                {}
+                if levels is None
+                else {"levels": _two(population.names, *(x[k] for x in levels))}
+            ),
             "mahalanobis_distance": _rounded(distance),
             "share_of_faces_nearer": _rounded(population.share_nearer(distance)),
             "outside_the_data": bool(distance > farthest),
         }
         for k, distance in enumerate(population.distance(face.latents))
     ]
+
+
+def _two(
+    names: Sequence[str],
+    of_latent: Float[np.ndarray, " A"],
+    of_decoded: Float[np.ndarray, " A"],
+) -> dict[str, dict[str, float]]:
+    """A number of each attribute, of the latent and of the face that is decoded from it."""
+    return {
+        name: {"latent": _rounded(in_latent), "decoded": _rounded(in_decoded)}
+        for name, in_latent, in_decoded in zip(names, of_latent, of_decoded, strict=True)
+    }
 
 
 def _cosines(

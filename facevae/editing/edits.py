@@ -75,7 +75,7 @@ def edit_latents(
         if source is None:
             targets = np.array(columns)[None, :, None] * np.ones((1, 1, len(directions)))
         else:
-            own, theirs = moves.levels(latents, scorers), moves.levels(source, scorers)
+            own, theirs = scorers.levels(latents), scorers.levels(source)
             targets = np.stack([own, np.broadcast_to(theirs, own.shape)], axis=1)
         targets = np.broadcast_to(targets, (len(latents), *targets.shape[1:]))
         moved = moves.to_levels(latents, directions.astype(np.float64), scorers, targets)
@@ -110,15 +110,38 @@ def check_edit(vectors: AttributeVectors, editing: EditingConfig) -> None:
     Raises:
         UserError: they do not.
     """
+    if editing.kind == "interpolate":
+        if vectors.directions is None and editing.interpolation == "spherical":
+            raise UserError(
+                "these attribute vectors do not tell the mean face, around which a spherical way "
+                "leads: say --editing.interpolation linear, or derive directions with facevae "
+                "vectors"
+            )
+        return
     if not editing.moves_attributes:
-        if editing.kind != "interpolate" or editing.interpolation == "spherical":
-            _directions(vectors)
+        _directions(vectors)
         return
     directions_of(vectors, editing)
+    if editing.level is not None or editing.transfer is not None:
+        chosen = _indices(vectors, list(editing.amounts))
+        _check_holds(vectors.names, _directions(vectors), chosen)
     if editing.method == "auto" and vectors.directions is not None and not editing.hold:
         chosen = _indices(vectors, list(editing.amounts))
         for why in _without_partial(vectors.names, vectors.directions, chosen).values():
             log(f"{why}; moved along the mean difference instead")
+
+
+def methods_of(vectors: AttributeVectors, editing: EditingConfig) -> dict[str, str]:
+    """Which direction each attribute is moved along, by name: what `auto` comes to."""
+    names = list(editing.amounts)
+    if editing.preset is not None or vectors.directions is None:
+        return dict.fromkeys(names, "mean")
+    if editing.method != "auto":
+        return dict.fromkeys(names, editing.method)
+    if editing.hold:
+        return dict.fromkeys(names, "smallest move")
+    missing = _without_partial(vectors.names, vectors.directions, _indices(vectors, names))
+    return {n: "mean" if k in missing else "partial" for k, n in enumerate(names)}
 
 
 def directions_of(vectors: AttributeVectors, editing: EditingConfig) -> Float[np.ndarray, "m Z"]:

@@ -20,11 +20,6 @@ SAME_SCORE = 1e-4
 """smallest eigenvalue of the correlations of scores that are still different scores"""
 
 
-def levels(latents: Float[np.ndarray, "F Z"], scorers: Scorers) -> Float64[np.ndarray, "F m"]:
-    """The level of each attribute in each face."""
-    return np.asarray((latents @ scorers.weights.T + scorers.bias) / scorers.gap + 0.5)
-
-
 def smallest_move(
     weights: Float64[np.ndarray, "m Z"],
     changes: Float64[np.ndarray, "m n"],
@@ -72,7 +67,7 @@ def to_levels(
     Directions of several attributes change each other's levels: the amounts solve for all at once.
     """
     change = directions @ scorers.weights.T / scorers.gap
-    wanted = targets - levels(latents, scorers)[:, None]
+    wanted = targets - scorers.levels(latents)[:, None]
     return np.asarray(latents[:, None] + wanted @ np.linalg.inv(change) @ directions)
 
 

@@ -5,6 +5,7 @@ cut-out face.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image
 
 from facevae.attributes.latents import encode_pixels
-from facevae.config import AlignmentConfig
+from facevae.config import AlignmentConfig, CropBox
 from facevae.data.align import Aligned, align, align_faces
 from facevae.data.detector import FaceDetector
 from facevae.data.images import BadImageError
@@ -92,6 +93,15 @@ def find_faces(
         known = "1 face, 0" if len(found) == 1 else f"{len(found)} faces, 0 to {len(found) - 1}"
         raise UserError(f"--face {face}: {name} has {known}; choose one of them, or all")
     return FoundFaces(photo, [found[face]])
+
+
+def cut_out(aligned: Aligned, box: CropBox) -> Aligned:
+    """Returns an aligned face of which only a box is left, in pixels of the aligned crop."""
+    assert aligned.crop is not None
+    assert aligned.to_source is not None
+    to_source = aligned.to_source.copy()
+    to_source[:, 2] += to_source[:, :2] @ np.array(box[:2], np.float64)
+    return replace(aligned, crop=aligned.crop.crop(box), to_source=to_source)
 
 
 def _align_one(

@@ -12,22 +12,24 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from facevae.attributes.population import SCORER, Population
+from facevae.attributes.population import LEVEL, SCORER, Population
 from facevae.attributes.vectors import AttributeVectors
-from facevae.config import AlignmentConfig, EditingConfig, PhotoConfig
+from facevae.config import AlignmentConfig, CropBox, EditingConfig, PhotoConfig
 from facevae.data.detector import FaceDetector
 from facevae.data.images import to_rgb
 from facevae.editing.card import face_card
-from facevae.editing.edits import columns_of, edit_latents
+from facevae.editing.edits import columns_of, edit_latents, methods_of
 from facevae.editing.photo import SUFFIX, check_format, losses, save_photo
 from facevae.editing.photo_edit import (
     EditedFace,
     FoundFaces,
+    cut_out,
     edit_face,
     edited_photo,
     find_faces,
     strongest,
 )
+from facevae.errors import UserError
 from facevae.models import VAE
 from facevae.perceptual.identity import IdentityNetwork
 from facevae.report.animation import save_animation, shrunk
@@ -67,6 +69,8 @@ class PhotoEditor:
     editing: EditingConfig
     photo: PhotoConfig
     alignment: AlignmentConfig
+    crop: CropBox | None
+    """what is cut out of an aligned face, as of the model's training images; none: all of it"""
     detector: FaceDetector
     identity: IdentityNetwork | None
     about: dict[str, Any]
@@ -92,6 +96,8 @@ class PhotoEditor:
             UserError: there are none, or the photo cannot be read or saved in the wanted format.
         """
         found = find_faces(data, name, self.photo.face, self.detector, self.alignment)
+        if self.crop is not None:
+            found = found._replace(faces=[cut_out(face, self.crop) for face in found.faces])
         check_format(found.photo, self.photo.photo_format, name)
         return found
 
@@ -159,12 +165,14 @@ class PhotoEditor:
             "edit": {
                 "amounts": self.editing.amounts,
                 "strengths": self.strengths,
-                **self.editing.model_dump(include={"method", "hold", "level", "transfer", "damp"}),
+                "methods": methods_of(self.vectors, self.editing),
+                **self.editing.model_dump(include={"hold", "level", "transfer", "damp"}),
                 "feather": config.feather,
             },
             **self.about,
             "alignment": self.alignment.model_dump(include={"framing", "margin", "size"}),
             "scorer": SCORER,
+            **({} if self.population.scorers is None else {"level": LEVEL}),
             "data": {
                 "faces": len(self.population.distances),
                 "outside_quantile": quantile,
@@ -182,12 +190,20 @@ class PhotoEditor:
 
 
 def remove_earlier(folder: str) -> None:
-    """Remove what the card in a folder says that an edit of a photo wrote there, and the card."""
+    """Remove what the card in a folder says that an edit of a photo wrote there, and the card.
+
+    A card that is none of ours stays; one that is damaged is written over by the next edit.
+    """
     uri = storage.join(folder, CARD)
     if not storage.exists(uri):
         return
-    card = storage.read_json(uri)
-    files = card.get("files", []) if isinstance(card, dict) else []
+    try:
+        card = storage.read_json(uri)
+    except UserError:  # damaged, or somebody's own
+        return
+    if not isinstance(card, dict) or not ("files" in card or "failed" in card):
+        return
+    files = card.get("files", [])
     for name in files:
         if isinstance(name, str) and re.fullmatch(PICTURES, name):
             storage.remove_file(storage.join(folder, name))

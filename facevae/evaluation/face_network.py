@@ -14,12 +14,13 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facevae.config import PRETRAINED, EvaluationConfig, JudgeName, LossConfig
+from facevae.config import EvaluationConfig, JudgeName, LossConfig
 from facevae.errors import UserError
 from facevae.models.folding import fold_batch_norms
 from facevae.perceptual.network import PerceptualNetwork, build_perceptual_network
 from facevae.perceptual.weights import (
     fetch_weights,
+    is_same_network,
     load_weights,
     perceptual_weights_digest,
     weights_file,
@@ -90,7 +91,7 @@ def choose_networks(config: EvaluationConfig, loss: LossConfig | None) -> Networ
     onet = _choice(config, "mtcnn_onet")
     if config.judge != "auto":
         chosen = _choice(config, config.judge)
-        if loss is not None and _is_loss(chosen, loss):
+        if loss is not None and is_same_network(loss, _loss_config(config, chosen.network)):
             raise UserError(
                 f"evaluation.judge {config.judge} is the network of the model's own loss, which "
                 "would grade itself: name another, or other --evaluation.judge_weights"
@@ -106,8 +107,8 @@ def choose_networks(config: EvaluationConfig, loss: LossConfig | None) -> Networ
     for name in names:
         with _naming_judge_weights():
             is_here = weights_file(_loss_config(config, name)).is_file()
-        if is_here and not _is_loss(chosen := _choice(config, name), loss):
-            return Networks(chosen, True, "")
+        if is_here and not is_same_network(loss, _loss_config(config, name)):
+            return Networks(_choice(config, name), True, "")
     reason = (
         f"the only face network at hand is {onet.network}, that of the model's own loss: give "
         "another with --evaluation.judge inception_resnet_v1 --evaluation.judge_weights FILE"
@@ -128,7 +129,8 @@ def load_face_network(choice: NetworkChoice) -> FaceNetwork:
     with torch.device("meta"):  # no random weights: every tensor comes from the file
         is_onet = choice.network == "mtcnn_onet"
         network: nn.Module = ONet(pretrained=False) if is_onet else InceptionResnetV1()
-    load_weights(network, fetch_weights(config))
+    with _naming_judge_weights():
+        load_weights(network, fetch_weights(config))
     network.eval()
     fold_batch_norms(network)
     return FaceNetwork(network.to(memory_format=torch.channels_last), choice.network)
@@ -138,7 +140,8 @@ def load_distance_network(choice: NetworkChoice) -> PerceptualNetwork:
     """The same network as far as its feature maps of `DISTANCE_LAYERS` go, on the CPU."""
     layers = DISTANCE_LAYERS[choice.network]
     config = LossConfig(network=choice.network, weights=choice.weights, layers=layers)
-    return build_perceptual_network(config)
+    with _naming_judge_weights():
+        return build_perceptual_network(config)
 
 
 def _onet_features(
@@ -173,19 +176,3 @@ def _naming_judge_weights() -> Iterator[None]:
     except UserError as error:
         text = str(error).replace("loss.weights", "evaluation.judge_weights")
         raise UserError(text) from error
-
-
-def _is_loss(choice: NetworkChoice, loss: LossConfig) -> bool:
-    """Whether a model's loss used this network with these weights."""
-    if loss.reconstruction == "pixel" or loss.network != choice.network:
-        return False
-    if choice.network == "mtcnn_onet" or loss.weights == choice.weights:
-        return True
-    if {loss.weights, choice.weights} <= set(PRETRAINED):
-        return False
-    # A file may hold the same weights; those that are gone cannot be compared.
-    try:
-        path = weights_file(loss)
-    except UserError:
-        return True
-    return not path.is_file() or perceptual_weights_digest(loss) == choice.digest

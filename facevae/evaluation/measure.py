@@ -93,7 +93,7 @@ def measure_held_out(
 
 def measure_training(tools: Instruments, stored: UInt8[np.ndarray, "n D D 3"]) -> Arrays:
     """`features` [n,F] of training images, which probes are fitted on."""
-    parts = [_features(tools, _on(tools, some)) for some in _split(stored)]
+    parts = [_features(tools, _at_model_size(tools, some)) for some in _split(stored)]
     return {"features": _joined(parts)}
 
 
@@ -130,9 +130,9 @@ def measure_edits(
         way = np.where(before[:, k] > 0, -1, 1)[:, None, None]
         steps = way * np.asarray(strengths)[None, :, None] * tools.vectors.vectors[k]
         moved = (latents[:, None] + steps).astype(np.float32).reshape(-1, latents.shape[1])
-        features = _features_of_latents(tools, moved).reshape(len(latents), count, -1)
-        logits = probes.logits(features.reshape(len(moved), -1))
-        logits = logits.reshape(len(latents), count, -1)
+        features = _features_of_latents(tools, moved)
+        logits = probes.logits(features).reshape(len(latents), count, before.shape[1])
+        features = features.reshape(len(latents), count, base.shape[1])
         target[:, place] = logits[:, :, k]
         after[:, place] = logits[:, one]
         identity[:, place] = _cosine(features[:, one], base)
@@ -145,13 +145,12 @@ def _measure_pairs(
     latents: Float32[np.ndarray, "m Z"],
 ) -> Arrays:
     """Images beside their reconstructions, both at the model's size."""
-    vae = tools.vae
     found: dict[str, list[np.ndarray]] = {
         name: [] for name in ("psnr", "ssim", "perceptual", "identity", "features")
     }
     for some, means in zip(_split(stored), _split(latents), strict=True):
         with torch.inference_mode():
-            images = to_pixels(model_input(_on(tools, some), vae.image_size, vae.resize_method))
+            images = _at_model_size(tools, some)
             others = _decoded(tools, means)
             found["psnr"].append(psnr(images, others).cpu().numpy())
             found["ssim"].append(ssim(images, others).cpu().numpy())
@@ -169,6 +168,14 @@ def _features_of_latents(
     """Features of the images that latents decode to."""
     with torch.inference_mode():
         return _joined([_features(tools, _decoded(tools, some)) for some in _split(latents)])
+
+
+def _at_model_size(
+    tools: Instruments, stored: UInt8[np.ndarray, "n D D 3"]
+) -> UInt8[Tensor, "n S S 3"]:
+    """Images as sharp as what the model draws: a judge should not tell them apart by that."""
+    vae = tools.vae
+    return to_pixels(model_input(_on(tools, stored), vae.image_size, vae.resize_method))
 
 
 def _decoded(tools: Instruments, latents: Float32[np.ndarray, "n Z"]) -> UInt8[Tensor, "n S S 3"]:

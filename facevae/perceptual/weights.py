@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import torch
@@ -175,22 +174,26 @@ def perceptual_weights_digest(config: LossConfig) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_same_network(loss: Mapping[str, Any], weights: str) -> bool:
-    """Whether the face network of a loss is InceptionResnetV1 with these weights.
+def is_same_network(loss: LossConfig, other: LossConfig) -> bool:
+    """Whether the face network of a loss is another one, weights included.
+
+    One whose weights are gone, so that they cannot be compared, is taken for the same.
 
     Args:
-        loss: settings of a `LossConfig`, maybe of an earlier version.
-        weights: a name of pretrained weights, or a file.
+        loss: of a training.
+        other: the network; its weights are at hand.
     """
-    network = (loss.get("reconstruction"), loss.get("network"))
-    if network != ("perceptual", "inception_resnet_v1"):
+    if loss.reconstruction == "pixel" or loss.network != other.network:
         return False
-    theirs = str(loss.get("weights"))
-    both = [Path(theirs), Path(weights)]
-    if theirs in _PRETRAINED or weights in _PRETRAINED or not all(p.is_file() for p in both):
-        return theirs == weights
-    first, second = (hashlib.sha256(path.read_bytes()).digest() for path in both)
-    return first == second
+    if loss.network == "mtcnn_onet" or loss.weights == other.weights:
+        return True
+    if {loss.weights, other.weights} <= set(_PRETRAINED):
+        return False
+    try:
+        path = weights_file(loss)
+    except UserError:
+        return True
+    return not path.is_file() or perceptual_weights_digest(loss) == perceptual_weights_digest(other)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

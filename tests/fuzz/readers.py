@@ -324,7 +324,7 @@ def _vectors(folder: Path, vectors: Any, batch: LatentBatch) -> Reader:
         assert size[0] == len(found.names) == len(found.valid) == len(found.positive_count)
         assert found.standard_errors.shape == size
         assert found.directions is None or found.directions.partial.shape == size
-        rows = hdf5.rows_without(path, found.names[0])
+        rows = hdf5.rows_labelled(path, found.names[0], -1)
         some = hdf5.read_rows(path, rows[:5])
         assert some.latents.shape == (len(rows[:5]), size[1])
         assert len(some.image_id) == len(some.split) == len(rows[:5])

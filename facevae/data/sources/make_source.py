@@ -85,7 +85,7 @@ def open_images(uri: str) -> ImageFiles:
     if has_images and parquet_paths(folder.paths):
         raise UserError(
             f"{uri} holds images and Parquet files, such as {parquet_paths(folder.paths)[0]}: give "
-            "the folder or the file that the faces are in"
+            "the folder or the file that the faces are in, or take the others out"
         )
     if not has_images:
         if OWN_SHARDS in folder.paths and parquet_paths(folder.paths):

@@ -8,7 +8,6 @@ from facevae.attributes.directions import (
     jackknife,
     leakage,
     leave_one_out,
-    only_attributes,
     rescale,
 )
 from facevae.attributes.folds import FoldedStatistics, fold_of, fold_statistics
@@ -189,12 +188,3 @@ def test_labels_of_data_sets_that_share_none_count_as_uncorrelated():
     total, directions = derived(latents, labels)
     assert np.isfinite(directions.partial).all()
     assert (cosines(directions.partial, total.mean_difference()) > 0.99).all()
-
-
-def test_some_attributes_keep_their_directions():
-    latents, labels, _ = world()
-    _, directions = derived(latents, labels)
-    some = only_attributes(directions, [4, 1])
-    np.testing.assert_array_equal(some.partial, directions.partial[[4, 1]])
-    np.testing.assert_array_equal(some.scorers([1]).weights[0], directions.lda[1])
-    assert some.latent_mean is directions.latent_mean

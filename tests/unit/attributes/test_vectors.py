@@ -13,8 +13,8 @@ from facevae.attributes.hdf5 import (
     read_batches,
     read_rows,
     read_vectors,
+    rows_labelled,
     rows_of,
-    rows_without,
     write_hdf5,
 )
 from facevae.attributes.statistics import AttributeStatistics
@@ -58,7 +58,9 @@ def with_directions(world, vectors):
         for i in range(4)
     ]
     _, directions = derive_directions(parts, None, min_count=25, folds_by_identity=True)
-    return dataclasses.replace(vectors, directions=directions, lineage='{"withdrawn": 3}')
+    return dataclasses.replace(
+        vectors, directions=directions, lineage='{"withdrawn": "' + "3" * 100_000 + '"}'
+    )
 
 
 def _batches(world, size=64):
@@ -135,7 +137,7 @@ def test_an_unknown_name_gets_the_nearest(vectors, file, asked, hint):
     with pytest.raises(UserError, match=f"did you mean {hint}"):
         vectors.vector(asked)
     with pytest.raises(UserError, match=f"did you mean {hint}"):
-        rows_without(file, asked)
+        rows_labelled(file, asked, -1)
 
 
 def test_another_model_is_refused_with_both_digests(vectors, original):
@@ -179,7 +181,7 @@ def test_the_original_adds_a_smile_with_the_file(tmp_path, world, vectors):
             swept[step + len(strengths) * number] = (
                 read["latent_vars"][row] + strength * read["attribute_vectors"][smiling]
             )
-    ours = read_rows(path, rows_without(path, "Smiling")[list(faces)]).latents
+    ours = read_rows(path, rows_labelled(path, "Smiling", -1)[list(faces)]).latents
     moved = ours[:, None] + strengths[:, None] * vectors.vector("Smiling")
     np.testing.assert_array_equal(swept, moved.reshape(swept.shape).astype(np.float32))
 
@@ -335,7 +337,7 @@ def test_rows_round_trip(file, world):
 
 def test_rows_are_found_by_label_in_the_order_of_image_names(file, world):
     latents, labels, _ = world
-    rows = rows_without(file, "Smiling")
+    rows = rows_labelled(file, "Smiling", -1)
     # names run against rows
     np.testing.assert_array_equal(rows, np.flatnonzero(labels[:, 0] == -1)[::-1])
     chosen = read_rows(file, rows[[5, 0, 5]])
@@ -365,7 +367,7 @@ def test_the_originals_file_is_read(original, world, vectors):
     np.testing.assert_array_equal(found.positive_count, vectors.positive_count)
     np.testing.assert_array_equal(found.negative_count, vectors.negative_count)
     assert (found.model_digest, found.method) == ("", "mean_difference")
-    rows = rows_without(original, "Smiling")
+    rows = rows_labelled(original, "Smiling", -1)
     np.testing.assert_array_equal(rows, np.flatnonzero(labels[:, 0] == -1))
     assert read_rows(original, [7, 123]).image_id == ["007", "123"]
 
@@ -452,7 +454,7 @@ def test_a_small_file_that_says_it_is_huge_takes_no_memory(file):
             del opened[name]
             opened.create_dataset(name, (2**40, width), np.float64, chunks=(64, width))
         del opened["image_ids"], opened["splits"]  # as in the original's files
-    for read in (read_vectors, lambda path: rows_without(path, "Smiling")):
+    for read in (read_vectors, lambda path: rows_labelled(path, "Smiling", -1)):
         with pytest.raises(UserError, match="far too small"):
             read(file)
 

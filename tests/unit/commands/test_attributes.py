@@ -1,13 +1,17 @@
 """What a pass leaves beside its vectors, and what none of that may cost."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.attributes.vectors import AttributeVectors, mean_difference
 from facevae.commands.attributes import _why_missing
+from facevae.commands.people import table_digest
 from facevae.commands.write_vectors import draw
 from facevae.data.shard_files import Manifest, Shard
+from facevae.errors import UserError
 from facevae.report import plots
 
 
@@ -65,3 +69,11 @@ def test_a_picture_that_fails_costs_neither_the_other_nor_the_result(
 def test_a_score_that_is_missing_has_its_reason(rows, reason):
     shards = tuple(Shard(f"{s}-0", s, n, 1, "0") for s, n in rows.items())
     assert _why_missing(Manifest(("a",), 64, shards, {}, {}, {}, False)).startswith(reason)
+
+
+def test_a_table_of_people_that_is_missing_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*people\.txt: .*; correct the path"):
+        table_digest(str(tmp_path / "people.txt"))
+    (tmp_path / "people.txt").write_text("a.jpg 1\n")
+    assert table_digest(str(tmp_path / "people.txt")) == hashlib.sha256(b"a.jpg 1\n").hexdigest()
+    assert table_digest(None) is None

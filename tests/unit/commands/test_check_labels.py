@@ -9,7 +9,7 @@ from PIL import Image
 
 from facevae.commands import attributes as attributes_command
 from facevae.commands import quickstart as quickstart_command
-from facevae.commands.check_labels import check_editing, check_vectors, count_labels
+from facevae.commands.check_labels import check_editing, check_source, check_vectors, count_labels
 from facevae.commands.plan import describe_plan
 from facevae.config import AttributesConfig, EditingConfig, QuickstartConfig, Split
 from facevae.data.shard_files import (
@@ -19,6 +19,7 @@ from facevae.data.shard_files import (
     write_manifest,
     write_shard,
 )
+from facevae.data.sources.make_source import make_source
 from facevae.errors import UserError
 from facevae.ray_cluster.nodes import Node
 
@@ -79,6 +80,12 @@ def test_quickstart_asks_for_labels_before_it_makes_shards(tmp_path):
         with pytest.raises(UserError, match=message):
             describe_plan("quickstart", config, [Node(2, 0, 8 * 2**30)], is_cluster=True)
     assert not (tmp_path / "out").exists()
+    source = make_source(config, config.sharding)
+    for settings in ({"mix": ["Bald=1"], "hold": ["Male"]}, {"random": 3}):
+        check_source(source, EditingConfig(**settings))
+    for settings in ({"mix": ["Bold=1"]}, {"attribute": ["Bald"], "hold": ["Mail"]}):
+        with pytest.raises(UserError, match="did you mean"):
+            check_source(source, EditingConfig(**settings))
 
 
 def rows(smiling: int, others: int, unknown: int = 0) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ QUIET = {"system_metrics": False}
 NAMES = ["Smiling", "Hat"]
 
 
-def make(folder, gap: float, seed: int, *, digest="shards", network="a", first=0, done=True) -> str:
+def make(folder, gap: float, seed: int, *, digest="shards", network="a", first=0, done=True,
+         people=False) -> str:  # fmt: skip
     """The output folder of an evaluation whose scores are `gap` apart."""
     folder.mkdir(parents=True)
     labels = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (400, 2))
@@ -31,7 +33,7 @@ def make(folder, gap: float, seed: int, *, digest="shards", network="a", first=0
     write_images(str(folder / "images.parquet"), [rows], 2)
     details = {
         "attributes": NAMES, "network": {"digest": network}, "image_size": 64,
-        "people_known": False,
+        "people_known": people,
         "shards_digest": digest, "model_digest": str(seed),
         "metrics": {"auc/mean": 0.5, "frechet": 7.0, "psnr": None},
     }  # fmt: skip
@@ -98,6 +100,7 @@ def test_folders_that_hold_one_and_that_are_named_alike(tmp_path):
     [
         ({"done": False}, "no finished evaluation in .*b: give the output folder"),
         ({"first": 9_000}, "a and b have no held-out image in common"),
+        ({"people": True}, "b was evaluated with --identities and a without: evaluate both"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(tmp_path, change, message):
@@ -125,3 +128,14 @@ def test_runs_are_given_as_words(tmp_path, capsys):
     assert "runs" in capsys.readouterr().err
     assert main(["compare", *runs, "--dry_run"]) == 0
     assert "compare: 2 evaluations" in capsys.readouterr().out
+
+
+def test_a_model_that_was_measured_anew_is_compared_anew_and_old_strips_go(tmp_path):
+    runs = [make(tmp_path / "a", 1.0, 1), make(tmp_path / "b", 2.0, 2)]
+    first = compare(tmp_path / "out", runs)
+    assert (tmp_path / "out" / "strips.png").exists()
+    assert compare(tmp_path / "out", runs) == first
+    shutil.rmtree(tmp_path / "a")
+    make(tmp_path / "a", 3.0, 1, digest="other shards")
+    assert compare(tmp_path / "out", runs)["rank/a"] == 1 != first["rank/a"]
+    assert not (tmp_path / "out" / "strips.png").exists()

@@ -1,8 +1,10 @@
 """`edit --image`: a real portrait, edited and put back; and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import skimage.data
@@ -14,6 +16,7 @@ from facevae.attributes.hdf5 import write_hdf5
 from facevae.attributes.vectors import AttributeVectors, LatentBatch
 from facevae.cli import main
 from facevae.config import ModelConfig
+from facevae.editing.photo_editor import remove_earlier
 from facevae.models import build_vae
 from facevae.models.checkpoint import ModelCard, save_model
 
@@ -106,9 +109,35 @@ def test_a_portrait_is_edited_and_put_back_by_one_command(made, tmp_path, capsys
     grids = {"edit.png", "edit_labelled.png", "photo_of_my_cat.png"}
     assert names(output) == grids | photos
     assert (output / "photo.png").read_bytes() == (output / "photo_+2.png").read_bytes()
+    # Nor is the photo itself written over, if it lies where the edit is written.
+    own = (output / "photo.png").read_bytes()
+    assert edit(made, output, f"--image={output}/photo.png", *options) == 2
+    assert "give another --output" in capsys.readouterr().err
+    assert (output / "photo.png").read_bytes() == own
     assert edit(made, output, "--editing.faces", "2", "--editing.strengths", "[0,1]") == 0
     assert names(output) == grids
     assert not (output / "card.json").exists()
+
+
+def test_a_card_of_somebody_elses_is_no_card_of_ours(made, tmp_path, capsys):
+    (tmp_path / "card.json").write_text('{"mine": true}')
+    assert edit(made, tmp_path, "--editing.faces", "2", "--editing.strengths", "[0,1]") == 2
+    assert "card.json" in capsys.readouterr().err
+    remove_earlier(str(tmp_path))
+    assert (tmp_path / "card.json").read_text() == '{"mine": true}'
+
+
+def test_other_directions_of_the_same_images_are_another_edit(made, tmp_path, capsys):
+    words = [f"--image={made}/astronaut.png", "Smiling=1"]
+    assert edit(made, tmp_path / "edit", *words) == 0
+    assert edit(made, tmp_path / "edit", *words) == 0
+    assert "already done" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    shutil.copy(made / "attribute_vectors.h5", tmp_path / "other")
+    with h5py.File(tmp_path / "other" / "attribute_vectors.h5", "r+") as file:
+        file["attribute_vectors"][0] *= 2
+    assert edit(made, tmp_path / "edit", *words, f"--vectors={tmp_path}/other") == 0
+    assert "already done" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

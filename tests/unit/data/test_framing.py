@@ -62,6 +62,19 @@ def test_a_manifest_tells_and_its_digest_is_that_of_before(tmp_path):
     aligned = AlignmentConfig(framing="level", margin=32, size=64).model_dump(mode="json")
     expected = {"framing": "level", "margin": 32, "size": 64}
     assert replace(manifest(alignment=aligned), framing="box").alignment == expected
+    # Faces that were not searched again lie as CelebA's do, whatever was asked for.
+    assert replace(manifest(alignment=aligned), framing="celeba").alignment == {
+        "framing": "celeba", "size": 64,
+    }  # fmt: skip
+    # A square that was cut out of aligned faces is cut out of those of photographs, too.
+    whole = AlignmentConfig().model_dump(mode="json")
+    cut = manifest(alignment=whole, crop=[11, 11, 171, 171]).alignment
+    assert cut == {"framing": "box", "margin": 44, "size": 182, "crop": [11, 11, 171, 171]}
+    settings = PhotoAlignmentConfig()
+    assert settings.crop(cut) == (11, 11, 171, 171)
+    assert settings.resolved(cut, all_faces=False).size == 182
+    assert PhotoAlignmentConfig(framing="level").crop(cut) is None
+    assert manifest(alignment=whole, crop=[0, 11, 171, 171]).alignment == {}
 
 
 def test_the_users_framing_beats_the_models_which_beats_celebas():

@@ -10,8 +10,13 @@ from facevae.attributes.hdf5 import write_hdf5
 from facevae.attributes.statistics import AttributeStatistics
 from facevae.attributes.vectors import AttributeVectors, LatentBatch, mean_difference
 from facevae.config import EditingConfig
-from facevae.editing import moves
-from facevae.editing.edits import check_edit, directions_of, edit_latents, edit_stored
+from facevae.editing.edits import (
+    check_edit,
+    directions_of,
+    edit_latents,
+    edit_stored,
+    methods_of,
+)
 from facevae.errors import UserError
 
 NAMES = ("Smiling", "Male", "Young", "Twin")
@@ -151,11 +156,9 @@ def test_every_face_comes_to_the_level(world, vectors, method):
     found = edited(world, method=method, damp=False, **asked)
     scorers = vectors.directions.scorers()
     for face, start in zip(found, world[0][:3], strict=True):
-        levels = moves.levels(face, scorers)
+        levels = scorers.levels(face)
         np.testing.assert_allclose(levels[:, [0, 2]], [[0, 0], [1, 1]], atol=1e-6)
-        np.testing.assert_allclose(
-            levels[:, 1], moves.levels(start[None], scorers)[0, 1], atol=1e-9
-        )
+        np.testing.assert_allclose(levels[:, 1], scorers.levels(start[None])[0, 1], atol=1e-9)
 
 
 def test_a_face_gives_its_levels_to_others(uri, world, vectors):
@@ -167,9 +170,9 @@ def test_a_face_gives_its_levels_to_others(uri, world, vectors):
     assert found.columns == (0.0, 1.0)
     np.testing.assert_allclose(found.latents[:, 0], world[0][1:3], atol=1e-9)
     scorers = vectors.directions.scorers([0, 1])
-    source = moves.levels(world[0][7:8], scorers)
+    source = scorers.levels(world[0][7:8])
     for latent in found.latents[:, 1]:
-        np.testing.assert_allclose(moves.levels(latent[None], scorers), source)
+        np.testing.assert_allclose(scorers.levels(latent[None]), source)
 
 
 @pytest.mark.parametrize("interpolation", ["linear", "spherical"])
@@ -259,3 +262,30 @@ def test_an_attribute_without_a_partial_direction_moves_along_its_mean(vectors, 
     assert "Smiling has no partial direction" in capsys.readouterr().err
     with pytest.raises(UserError, match="Smiling has no partial direction"):
         directions_of(without, config(method="partial"))
+
+
+@pytest.mark.parametrize("settings", [{"level": [1]}, {"transfer": "0001.jpg"}, {"random": 2}])
+def test_what_vectors_lack_is_found_before_work_begins(old, settings):
+    with pytest.raises(UserError, match="derive the other directions"):
+        check_edit(old, config(**settings))
+    with pytest.raises(UserError, match=r"say --editing\.interpolation linear"):
+        check_edit(old, config(interpolate=("a", "b")))
+    check_edit(old, config(interpolate=("a", "b"), interpolation="linear"))
+
+
+def test_two_attributes_of_one_score_have_no_level_of_their_own():
+    vectors = made(twin_of_male=True)[2]
+    with pytest.raises(UserError, match="Male and Twin are told by the same score"):
+        check_edit(vectors, config(attribute=["Male", "Twin"], level=[1], method="mean"))
+
+
+def test_what_auto_comes_to_is_told(vectors, old):
+    partial = vectors.directions.partial.copy()
+    partial[0] = np.nan
+    directions = dataclasses.replace(vectors.directions, partial=partial)
+    without = dataclasses.replace(vectors, directions=directions)
+    both = config(attribute=["Smiling", "Male"])
+    assert methods_of(without, both) == {"Smiling": "mean", "Male": "partial"}
+    assert methods_of(old, both) == {"Smiling": "mean", "Male": "mean"}
+    assert methods_of(vectors, config(hold=["Male"])) == {"Smiling": "smallest move"}
+    assert methods_of(vectors, config(method="lda")) == {"Smiling": "lda"}

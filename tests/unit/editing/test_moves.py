@@ -74,7 +74,7 @@ def test_every_face_comes_to_the_levels_asked_for(random, scorers):
     latents, directions = random.normal(size=(5, LATENT)), random.normal(size=(3, LATENT))
     targets = random.normal(size=(5, 4, 3))
     moved = moves.to_levels(latents, directions, scorers, targets)
-    found = moves.levels(moved.reshape(-1, LATENT), scorers).reshape(5, 4, 3)
+    found = scorers.levels(moved.reshape(-1, LATENT)).reshape(5, 4, 3)
     np.testing.assert_allclose(found, targets, atol=1e-9)
     in_plane = np.linalg.lstsq(directions.T, (moved - latents[:, None]).reshape(-1, LATENT).T)
     np.testing.assert_allclose(in_plane[1], 0, atol=1e-18)  # along the directions, nothing else

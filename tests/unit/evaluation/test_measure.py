@@ -96,6 +96,29 @@ def test_held_out_images(tools, stored, monkeypatch):
     np.testing.assert_allclose(features, tools.face(torch.from_numpy(stored)), rtol=1e-5)
 
 
+class Sizes(Colours):
+    """Features that are the sides of the image."""
+
+    def forward(self, pixels):
+        return torch.tensor([pixels.shape[1:3]] * len(pixels), dtype=torch.float32)
+
+
+def test_the_judge_learns_from_images_of_the_size_that_it_judges(tools):
+    large = np.random.default_rng(1).integers(0, 256, (3, 96, 96, 3), np.uint8)
+    judge = tools._replace(face=Sizes())
+    learnt = measure_training(judge, large)["features"]
+    seen = measure_held_out(judge, large, np.array([0]), np.zeros((1, 6), np.float32))
+    np.testing.assert_array_equal(learnt, [[64, 64]] * 3)
+    np.testing.assert_array_equal(seen["features"], [[64, 64]])
+    np.testing.assert_array_equal(seen["samples"], [[64, 64]])
+
+
+def test_no_face_is_edited_where_none_is_chosen(tools):
+    probes = Probes(np.zeros((3, 4)), np.zeros(3))
+    found = measure_edits(tools, probes, np.empty((0, 6), np.float32), [0, 1], [0.5, 1.0])
+    assert (found["target"].shape, found["after"].shape) == ((0, 2, 2), (0, 2, 3))
+
+
 def test_no_image_is_decoded_where_none_is_chosen(tools, stored):
     found = measure_held_out(tools, stored, np.empty(0, np.int64), np.empty((0, 6), np.float32))
     assert found["psnr"].shape == (0,)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from facenet_pytorch.models.inception_resnet_v1 import InceptionResnetV1
 
+from facevae.config import LossConfig
 from facevae.errors import UserError
 from facevae.perceptual.identity import IdentityNetwork
 from facevae.perceptual.weights import is_same_network
@@ -42,11 +43,18 @@ def test_weights_that_are_not_there_name_their_setting():
 def test_the_losss_own_network_is_told(weights, tmp_path):
     copy = tmp_path / "copy.pt"
     copy.write_bytes(open(weights, "rb").read())  # noqa: PTH123, SIM115
-    loss = {"reconstruction": "perceptual", "network": "inception_resnet_v1", "weights": weights}
-    assert is_same_network(loss, str(copy))
-    assert not is_same_network(loss, "vggface2")
-    assert is_same_network(loss | {"weights": "vggface2"}, "vggface2")
-    assert not is_same_network(loss | {"weights": "vggface2"}, "casia-webface")
-    assert not is_same_network(loss | {"network": "mtcnn_onet"}, weights)
-    assert not is_same_network(loss | {"reconstruction": "pixel"}, weights)
-    assert not is_same_network({}, weights)
+    other = tmp_path / "other.pt"
+    other.write_bytes(copy.read_bytes() + b"more")
+
+    def inception(of: str) -> LossConfig:
+        return LossConfig(network="inception_resnet_v1", weights=of)
+
+    loss = inception(weights)
+    assert is_same_network(loss, inception(str(copy)))
+    assert not is_same_network(loss, inception(str(other)))
+    assert is_same_network(inception("vggface2"), inception("vggface2"))
+    assert not is_same_network(inception("vggface2"), inception("casia-webface"))
+    # What is gone cannot be told from another, and nobody is to judge himself.
+    assert is_same_network(inception(str(tmp_path / "gone.pt")), loss)
+    assert not is_same_network(LossConfig(), loss)
+    assert not is_same_network(LossConfig(reconstruction="pixel"), loss)

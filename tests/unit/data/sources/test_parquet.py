@@ -16,6 +16,7 @@ from facevae.data.sources import hash_split, parquet
 from facevae.data.sources.image_source import ImageSource
 from facevae.data.sources.make_source import open_images
 from facevae.data.sources.parquet import ParquetFiles
+from facevae.data.sources.photographs import Photographs
 from facevae.errors import UserError
 
 
@@ -222,7 +223,8 @@ def test_the_kind_is_told_by_the_content_of_a_file_and_by_what_a_folder_holds(
     (tmp_path / "i").mkdir()
     (tmp_path / "i" / "a.jpg").write_bytes(jpeg())
     write(tmp_path / "i" / "stray.parquet", {"image": images(1)})
-    assert open_images(str(tmp_path / "i")).kind == "image_folder"
+    with pytest.raises(UserError, match=r"holds images and Parquet files, such as stray\.parquet"):
+        open_images(str(tmp_path / "i"))
     write(tmp_path / "own/data/train-00000.parquet", {"image": images(1)})
     (tmp_path / "own/manifest.json").write_text("{}")
     with pytest.raises(UserError, match="holds shards that facevae made already"):
@@ -237,3 +239,32 @@ def test_labels_match_the_rows_however_these_are_sorted(tmp_path: Path) -> None:
     faces = ImageSource(ParquetFiles(path)).faces
     assert faces.image_ids == sorted(faces.image_ids)
     assert faces.attributes[:, 0].tolist() == [1 if row % 3 == 0 else -1 for row in range(40)]
+
+
+def test_what_align_leaves_is_a_source_and_its_numbers_are_no_labels(tmp_path: Path) -> None:
+    columns = {"image": images(3), "index": pa.array([0, 0, 1], pa.int32())}
+    write(tmp_path / "aligned/parts/part-00000.parquet", columns)
+    write(tmp_path / "aligned/alignment.parquet", {"index": columns["index"]})
+    (tmp_path / "aligned/aligned.json").write_text("{}")
+    (tmp_path / "aligned/lost_faces.png").write_bytes(jpeg())
+    files = open_images(str(tmp_path / "aligned"))
+    assert len(files.names()) == 3
+    table = files.labels("auto")
+    assert table is not None
+    assert table.names == ()
+
+
+def test_a_linked_folder_is_followed(tmp_path: Path) -> None:
+    write(tmp_path / "real/faces.parquet", {"image": images(2)})
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/data").symlink_to(tmp_path / "real")
+    assert len(open_images(str(tmp_path / "set")).names()) == 2
+
+
+def test_other_photographs_of_the_same_names_are_told(tmp_path: Path) -> None:
+    place = tmp_path / "faces.parquet"
+    told = []
+    for count in (2, 3):
+        write(place, {"image": images(count)})
+        told.append(Photographs(ParquetFiles(str(place))).describe())
+    assert told[0] != told[1]
